@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
 
+from expunge.errors import ConfigError, Problem, nearest
 from expunge.evidence import Evidence, Row, is_forget_side
-from expunge.registry import Registry
+from expunge.metrics import METRICS
 from expunge.stats import Clusters, percentile_interval, seed_from
 
-__all__ = ["METRICS", "ModelEvidence", "Metric", "RecordMetric", "RecordRows", "Score", "Skip"]
-
-METRICS = Registry("metric", "expunge.metrics", "METRICS")
+__all__ = [
+    "METRICS",
+    "Metric",
+    "ModelEvidence",
+    "RecordMetric",
+    "RecordRows",
+    "Score",
+    "Skip",
+    "nll",
+    "nonfinite",
+    "one_of",
+    "probability",
+]
 
 ModelEvidence = Mapping[str, Evidence]
 """Split name → evidence of one model."""
@@ -34,8 +45,9 @@ class Skip(Exception):
 class Score:
     """A metric's value on one split. `value` is None iff it is not computable; `reason` then says why.
 
-    `better`: "lower", "higher", or "target" with the target in `details["target"]`.
-    `per_record` maps record id → value; `skipped` maps reason → count.
+    `better`: "lower", "higher", or "target" with the target in `details["target"]` (None: nothing to compare
+    with) and the distance to it in `details["distance"]`. `per_record` maps record id → value; `skipped` maps
+    reason → count.
     """
 
     metric: str
@@ -70,16 +82,30 @@ class RecordRows:
         return rows
 
 
+class _FromCard:
+    """A class attribute whose one source is the card in the `register` decorator."""
+
+    def __init__(self, key: str, default: str):
+        self.key = key
+        self.default = default
+
+    def __get__(self, instance: object, owner: type) -> str:
+        card = getattr(owner, "card", None)
+        return card.fields.get(self.key, self.default) if card else self.default
+
+
 class Metric(ABC):
     """A pure function of evidence. Hyper-parameters are constructor arguments, stored unchanged in `settings`.
 
-    Class attributes: `facet` (forgetting, utility, privacy, robustness), `unit`, `range`, and `reads`: which
-    fields of which kinds of variant it uses, {kind: fields}.
+    The card gives `facet` (forgetting, utility, privacy, robustness), `unit` and `better` as
+    "forget side/keep side" ("lower/higher"; "-": says nothing on that side; one word: the same on both).
+    Class attributes: `range`, and `reads`: which fields of which kinds of variant it uses, {kind: fields}.
     """
 
     name: ClassVar[str]
-    facet: ClassVar[str] = "forgetting"
-    unit: ClassVar[str] = ""
+    facet = _FromCard("facet", "forgetting")
+    unit = _FromCard("unit", "")
+    direction = _FromCard("better", "lower/higher")
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     reads: ClassVar[Mapping[str, tuple[str, ...]]] = {"gold": ("logprobs",)}
 
@@ -88,8 +114,16 @@ class Metric(ABC):
         return {k: v for k, v in vars(self).items() if not k.startswith("_")}
 
     def better(self, split: str) -> str:
-        """"lower" on the forget side, "higher" on the keep side, unless a metric says otherwise."""
-        return "lower" if is_forget_side(split) else "higher"
+        """ "lower", "higher" or "target", by the side of the split."""
+        forget, _, keep = self.direction.partition("/")
+        keep = keep or forget
+        here, there = (forget, keep) if is_forget_side(split) else (keep, forget)
+        return there if here == "-" else here
+
+    def applies(self, split: str) -> bool:
+        """Whether the metric says anything on this side of the scope."""
+        forget, _, keep = self.direction.partition("/")
+        return (forget if is_forget_side(split) else keep) != "-"
 
     @abstractmethod
     def score(
@@ -105,31 +139,38 @@ class Metric(ABC):
 
     def not_computable(self, split: str, reason: str, **more: Any) -> Score:
         return Score(
-            self.name, split, None, better=self.better(split), unit=self.unit, settings=self.settings, reason=reason, **more
+            self.name,
+            split,
+            None,
+            better=self.better(split),
+            unit=self.unit,
+            settings=self.settings,
+            reason=reason,
+            **more,
         )
 
 
-def nonfinite(rows: Sequence[Row]) -> bool:
+def nonfinite(rows: Sequence[Row], fields: Iterable[str] = ()) -> bool:
     """NaN or +inf anywhere makes the whole score not computable; −inf is a legal log-probability of 0."""
-    return any(
-        np.isnan(row.logprobs).any()
-        or np.isposinf(row.logprobs).any()
-        or np.isnan(row.vocab_mean).any()
-        or np.isnan(row.vocab_std).any()
-        for row in rows
-    )
+    if not rows:
+        return False
+    logprobs = np.concatenate([row.logprobs for row in rows])
+    moments = np.concatenate([moment for row in rows for moment in (row.vocab_mean, row.vocab_std)])
+    if "kl" in fields and any(row.kl is not None and np.isnan(row.kl).any() for row in rows):
+        return True
+    return bool(np.isnan(logprobs).any() or np.isposinf(logprobs).any() or not np.isfinite(moments).all())
 
 
 class RecordMetric(Metric):
-    """One number per record; the aggregate is the mean over records unless `aggregate` says otherwise."""
+    """One number per record; the aggregate is the mean over records unless `weights` and `finish` say otherwise."""
 
     @abstractmethod
     def value(self, record: RecordRows) -> float:
         """The record's value; raise Skip("reason") where it has none."""
 
-    def weights(self, record: RecordRows) -> tuple[float, float]:
+    def weights(self, record: RecordRows, value: float) -> tuple[float, float]:
         """(numerator, denominator) of the aggregate Σ/Σ; default: the record's value over 1."""
-        return self.value(record), 1.0
+        return value, 1.0
 
     def finish(self, ratio: Any) -> Any:
         """Applied to Σ/Σ and to its bootstrap draws (perplexity: exp)."""
@@ -137,6 +178,10 @@ class RecordMetric(Metric):
 
     def details(self, model: ModelEvidence, split: str) -> dict[str, Any]:
         return {}
+
+    def fallback_target(self, model: ModelEvidence, split: str) -> float | None:
+        """What a value whose `better` is "target" aims at where there is no oracle."""
+        return None
 
     def score(
         self,
@@ -150,34 +195,65 @@ class RecordMetric(Metric):
         evidence = model.get(split)
         if evidence is None or not evidence.gold:
             return self.not_computable(split, "empty_split")
-        if nonfinite([row for kind in self.reads for rows in evidence.of(kind).values() for row in rows]):
+        if any(nonfinite(_rows(evidence, kind), fields) for kind, fields in self.reads.items()):
             return self.not_computable(split, "nonfinite_evidence")
+        values, terms, skipped = self._ask(evidence)
+        if not values:
+            reason = "every_record_skipped: " + ", ".join(skipped)
+            return self.not_computable(split, reason, skipped=skipped)
+
+        # By record id: neither the order of the rows nor the names of the entities may move a draw.
+        ids = sorted(values)
+        numerator, denominator = np.array([terms[i] for i in ids], dtype=float).T
+        clusters = Clusters(evidence.entities(ids), seed_from(seed, self.name))
+        low = high = None
+        with np.errstate(over="ignore"):
+            value = float(self.finish(numerator.sum() / denominator.sum()))
+            if clusters.count > 1:
+                low, high = percentile_interval(self.finish(clusters.ratio(numerator, denominator)))
+
+        flags, details = list(clusters.flags), self.details(model, split)
+        if truncated := sum(row.truncated for row in evidence.gold.values()):
+            flags.append("truncated")
+            details["truncated"] = truncated
+        if self.better(split) == "target":
+            target = self.score(oracle, split, seed=seed).value if oracle is not None else None
+            if target is None:
+                flags.append("no_oracle")
+                target = self.fallback_target(model, split)
+            details |= {"target": target, "distance": None if target is None else abs(value - target)}
+        return Score(
+            self.name, split, value, low, high, len(values), self.better(split), self.unit,
+            values, skipped, tuple(flags), self.settings, details,
+        )  # fmt: skip
+
+    def _ask(self, evidence: Evidence) -> tuple[dict[str, float], dict[str, tuple[float, float]], dict[str, int]]:
+        """Record id → value, record id → (numerator, denominator), reason → number of records skipped."""
         values: dict[str, float] = {}
-        pairs: list[tuple[float, float]] = []
+        terms: dict[str, tuple[float, float]] = {}
         skipped: dict[str, int] = {}
         for record_id, gold in evidence.gold.items():
             record = RecordRows(evidence, record_id, gold)
             try:
                 if gold.num_answer == 0:
                     raise Skip("empty_answer")
-                values[record_id] = float(self.value(record))
-                pairs.append(self.weights(record))
+                value = float(self.value(record))
+                terms[record_id] = self.weights(record, value)
+                values[record_id] = value
             except Skip as skip:
                 skipped[str(skip)] = skipped.get(str(skip), 0) + 1
-        if not values:
-            return self.not_computable(split, "every_record_skipped: " + ", ".join(skipped), skipped=skipped)
-        numerator, denominator = np.array(pairs, dtype=float).T
-        with np.errstate(over="ignore", invalid="ignore"):
-            value = float(self.finish(numerator.sum() / denominator.sum()))
-            clusters = Clusters(evidence.entities(values), seed_from(seed, self.name))
-            low = high = None
-            if clusters.count > 1:
-                low, high = percentile_interval(self.finish(clusters.ratio(numerator, denominator)))
-        flags = clusters.flags + (("truncated",) if any(r.truncated for r in evidence.gold.values()) else ())
-        return Score(
-            self.name, split, value, low, high, len(values), self.better(split), self.unit,
-            values, skipped, flags, self.settings, self.details(model, split),
-        )  # fmt: skip
+        return values, terms, skipped
+
+
+def _rows(evidence: Evidence, kind: str) -> list[Row]:
+    return [row for rows in evidence.of(kind).values() for row in rows]
+
+
+def one_of(metric: str, setting: str, value: str, known: Sequence[str]) -> str:
+    """`value`, if it is one of the known ones; else ConfigError with the nearest."""
+    if value not in known:
+        raise ConfigError(Problem(f"metric {metric!r}", f"{setting} is {value!r}", nearest(value, known)))
+    return value
 
 
 def nll(row: Row) -> float:

@@ -1,0 +1,121 @@
+"""Greedy generation with the gold answer as its draft.
+
+The teacher-forced pass says how far greedy decoding follows the gold answer: it does so up to the first miss,
+where it takes the token the pass already knows. Decoding proper starts there; a memorized answer costs nothing.
+Exact: while every token equals gold, the context stays the gold context.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from expunge.evidence import Evidence, Row, variant_kind
+from expunge.measure.sheet import Line, Sheet
+from expunge.subjects.subject import Subject
+
+__all__ = ["GENERATED_KINDS", "add_generations", "greedy_continue", "greedy_text"]
+
+GENERATED_KINDS = ("gold", "paraphrased_prompt")
+
+
+@dataclass
+class _Draft:
+    """A generation under way: `ids` so far after the prompt, `done` once it ended."""
+
+    prompt: tuple[int, ...]
+    ids: list[int]
+    done: bool
+
+
+def add_generations(
+    subject: Subject,
+    sheet: Sheet,
+    evidence: Evidence,
+    *,
+    max_new_tokens: int = 200,
+    advance: Callable[[int], Any] | None = None,
+) -> Evidence:
+    """The evidence with `generated` and `finish_reason` filled for gold and paraphrased prompts of questions."""
+    subject.need("generate", "logprobs", what="generation")
+    stop = sheet.encoder.stop_ids
+    rows = list(evidence.rows)
+    todo: list[tuple[int, _Draft]] = []
+    for i, (line, row) in enumerate(zip(sheet.lines, rows, strict=True)):
+        if variant_kind(line.variant) in GENERATED_KINDS and not line.record.is_document and not row.truncated:
+            room = min(max_new_tokens, sheet.encoder.max_length - row.num_prompt_tokens)
+            todo.append((i, _draft(line, row, stop, room)))
+    open_ = [d for _, d in todo if not d.done]
+    greedy_continue(subject, [d.prompt for d in open_], [d.ids for d in open_], stop, max_new_tokens, sheet.encoder.pad_id)
+    for i, draft in todo:
+        ended = bool(draft.ids) and draft.ids[-1] in stop
+        text = sheet.encoder.decode(draft.ids[:-1] if ended else draft.ids)
+        rows[i] = replace(rows[i], generated=text, finish_reason="end" if ended else "length")
+    if advance:
+        advance(len(todo))
+    return Evidence(evidence.split, rows, evidence.meta)
+
+
+def _draft(line: Line, row: Row, stop: Sequence[int], limit: int) -> _Draft:
+    encoded = line.windows[0]
+    prompt = encoded.ids[: encoded.num_prompt]
+    misses = (~row.hits).nonzero()[0]
+    ids = [int(t) for t in encoded.answer_ids[: misses[0]]] if len(misses) else list(encoded.answer_ids)
+    if len(misses):
+        ids.append(int(row.greedy_ids[misses[0]]))
+    ends = [k for k, t in enumerate(ids) if t in stop]
+    if ends:
+        ids = ids[: ends[0] + 1]
+    return _Draft(prompt, ids[:limit], bool(ends and ends[0] < limit) or len(ids) >= limit)
+
+
+def greedy_continue(
+    subject: Subject,
+    prompts: Sequence[Sequence[int]],
+    answers: list[list[int]],
+    stop: Sequence[int],
+    max_new_tokens: int,
+    pad_id: int,
+    *,
+    batch_rows: int = 64,
+) -> None:
+    """Extend each of `answers` in place by greedy decoding until a stop id, `max_new_tokens` or the context's end."""
+    from transformers import GenerationConfig
+
+    context = subject.encoder.max_length
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(answers[i]))
+    with subject.evaluating() as model:
+        for start in range(0, len(order), batch_rows):
+            part = order[start : start + batch_rows]
+            texts = [[*prompts[i], *answers[i]] for i in part]
+            width = max(map(len, texts))
+            room = min(max(max_new_tokens - len(answers[i]) for i in part), context - width)
+            if room <= 0:
+                continue
+            ids = torch.tensor([[pad_id] * (width - len(t)) + t for t in texts], device=subject.device)
+            mask = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for t in texts], device=subject.device)
+            config = GenerationConfig(
+                max_new_tokens=room, do_sample=False, num_beams=1, pad_token_id=pad_id, eos_token_id=list(stop) or None
+            )
+            # what the model's own generation config asks for (a repetition penalty, say) is not greedy decoding
+            own, model.generation_config = model.generation_config, config  # type: ignore[assignment]
+            try:
+                out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
+            finally:
+                model.generation_config = own  # type: ignore[assignment]
+            for i, tokens in zip(part, out[:, width:].tolist(), strict=True):
+                for token in tokens[: max_new_tokens - len(answers[i])]:
+                    answers[i].append(int(token))
+                    if token in stop:
+                        break
+
+
+def greedy_text(subject: Subject, prompts: Sequence[Sequence[int]], *, max_new_tokens: int = 200) -> list[str]:
+    """Plain greedy decoding of each prompt's ids, for attacks on prompts that have no gold answer."""
+    stop = subject.encoder.stop_ids
+    answers: list[list[int]] = [[] for _ in prompts]
+    greedy_continue(subject, prompts, answers, stop, max_new_tokens, subject.encoder.pad_id)
+    return [subject.encoder.decode(a[:-1] if a and a[-1] in stop else a) for a in answers]

@@ -1,0 +1,123 @@
+"""One teacher-forced pass per split and model: token log-probabilities, hits and moments, and nothing twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from expunge.data.batching import collate, token_batches
+from expunge.evidence import Evidence, Row
+from expunge.measure.forward import forward
+from expunge.measure.sheet import Line, Sheet, text_sizes
+from expunge.subjects.subject import Subject
+
+__all__ = ["TokenScores", "batch_tokens", "score_sheet", "token_scores"]
+
+
+class TokenScores(NamedTuple):
+    """Per answer position, natural logarithms, fp32."""
+
+    logprobs: Tensor  # [A]
+    greedy: Tensor  # [A]
+    mean: Tensor  # [A] Σ_v p_v log p_v
+    std: Tensor  # [A] sqrt Σ_v p_v (log p_v − mean)²
+    kl: Tensor | None  # [A] KL(reference‖model)
+
+
+def token_scores(logits: Tensor, targets: Tensor, reference_logits: Tensor | None = None) -> TokenScores:
+    """Scores from logits [A, V], upcast to fp32 before the log-softmax. A forbidden token (−inf) has probability 0."""
+    logp = torch.log_softmax(logits.float(), dim=-1)
+    p = logp.exp()
+    finite = logp.masked_fill(p == 0, 0.0)
+    mean = (p * finite).sum(-1)
+    std = (p * (finite - mean[:, None]).square()).sum(-1).sqrt()
+    kl = None
+    if reference_logits is not None:
+        ref = torch.log_softmax(reference_logits.float(), dim=-1)
+        kl = torch.nn.functional.kl_div(logp, ref, log_target=True, reduction="none").sum(-1)
+    return TokenScores(logp.gather(1, targets[:, None])[:, 0], logits.argmax(-1), mean, std, kl)
+
+
+def batch_tokens(subject: Subject) -> int:
+    """Padded tokens per batch: the logits of one batch stay near 256 MiB."""
+    vocabulary = subject.config.get_text_config().vocab_size
+    return int(min(16_384, max(1_024, 2**26 // vocabulary)))
+
+
+def score_sheet(
+    subject: Subject,
+    sheet: Sheet,
+    *,
+    reference: Subject | None = None,
+    advance: Callable[[int], Any] | None = None,
+) -> Evidence:
+    """Ask every line of the sheet once, grouped by length; with `reference`, also KL(reference‖model)."""
+    subject.need("logprobs", what="scoring answers")
+    flat = [(i, w) for i, line in enumerate(sheet.lines) for w in line.windows]
+    found: list[list[np.ndarray]] = [[] for _ in flat]
+    limit = batch_tokens(subject)
+    with subject.evaluating() as model:
+        for indices in token_batches([len(w.ids) for _, w in flat], limit):
+            batch = collate([flat[i][1] for i in indices], sheet.encoder.pad_id).to(subject.device)
+            logits = forward(model, batch).logits
+            assert logits is not None
+            other = None
+            if reference is not None:
+                with reference.evaluating() as frozen:
+                    other = forward(frozen, batch).logits
+            scores = token_scores(logits, batch.targets, other)
+            columns = [scores.logprobs, scores.greedy == batch.targets, scores.greedy, scores.mean, scores.std]
+            arrays = [c.cpu().numpy() for c in (*columns, *([scores.kl] if scores.kl is not None else []))]
+            bounds = np.concatenate([[0], batch.num_tokens.cpu().numpy().cumsum()])
+            for at, i in enumerate(indices):
+                found[i] = [a[bounds[at] : bounds[at + 1]] for a in arrays]
+            if advance:
+                advance(len(indices))
+    rows, at = [], 0
+    vocabulary = subject.config.get_text_config().vocab_size
+    for line in sheet.lines:
+        parts = found[at : at + len(line.windows)]
+        at += len(line.windows)
+        rows.append(_row(sheet, line, [np.concatenate(c) for c in zip(*parts, strict=True)], vocabulary))
+    return Evidence(sheet.split, rows)
+
+
+def _row(sheet: Sheet, line: Line, columns: list[np.ndarray], vocabulary: int) -> Row:
+    record = line.record
+    answer = _answer_of(line)
+    text_bytes, zlib_bytes = text_sizes(answer)
+    first = line.windows[0]
+    return Row(
+        record_id=record.id,
+        split=sheet.split,
+        entity=record.entity,
+        variant=line.variant,
+        logprobs=columns[0].astype(np.float32),
+        hits=columns[1].astype(bool),
+        greedy_ids=columns[2].astype(np.int32),
+        vocab_mean=columns[3].astype(np.float32),
+        vocab_std=columns[4].astype(np.float32),
+        has_end=first.has_end,
+        truncated=first.truncated and not record.is_document,
+        num_prompt_tokens=first.num_prompt,
+        text_bytes=text_bytes,
+        zlib_bytes=zlib_bytes,
+        vocab_size=vocabulary,
+        answer=answer,
+        kl=columns[5].astype(np.float32) if len(columns) > 5 else None,
+        label=line.label,
+    )
+
+
+def _answer_of(line: Line) -> str:
+    """The answer text of the variant: for perturbed answers, choices and refusals not the record's own."""
+    kind, _, j = line.variant.partition(":")
+    record = line.record
+    if kind == "refusal":
+        return (record.refusal or "").strip()
+    field = {"paraphrased_answer": "paraphrased_answers", "perturbed": "perturbed_answers", "alternate": "alternates", "choice": "choices"}.get(kind)
+    return (getattr(record, field)[int(j)] if field else record.answer).strip()

@@ -1,0 +1,88 @@
+"""Taking evidence: a sheet per split, one pass, generation where text metrics ask for it, kept under a key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from expunge.data.records import Record
+from expunge.evidence import Evidence, read_evidence, write_evidence
+from expunge.measure.generate import add_generations
+from expunge.measure.score import score_sheet
+from expunge.measure.sheet import VARIANTS, make_sheet
+from expunge.progress import track
+from expunge.subjects.subject import Subject
+from expunge.subjects.weights import fingerprint
+
+__all__ = ["CODE_VERSION", "EvidencePlan", "take_evidence"]
+
+CODE_VERSION = 1
+"""Rises when the same weights and records would give other evidence."""
+
+
+@dataclass(frozen=True)
+class EvidencePlan:
+    """What is asked of each split: kinds of variant, and whether text is generated (at most `max_new_tokens`)."""
+
+    variants: Sequence[str] = VARIANTS
+    generate: bool = True
+    max_new_tokens: int = 200
+    skip_generation: Sequence[str] = field(default=("holdout", "calibration"))
+
+    def generates(self, split: str) -> bool:
+        return self.generate and split not in self.skip_generation
+
+
+def take_evidence(
+    subject: Subject,
+    splits: Mapping[str, Sequence[Record]],
+    folder: Path | None = None,
+    *,
+    plan: EvidencePlan = EvidencePlan(),  # noqa: B008 - frozen
+    reference: Subject | None = None,
+    name: str = "evidence",
+) -> dict[str, Evidence]:
+    """Evidence of `subject` on every split; with `folder`, kept there under its key and read back when it exists.
+
+    The key holds weights, tokenizer, template, records, settings, dtype, device kind, attention kernel and code
+    version, so evidence of another model can never come back.
+    """
+    weights = fingerprint(subject.model)
+    base = {
+        "weights": weights,
+        "encoder": subject.encoder.fingerprint(),
+        "dtype": str(next(subject.model.parameters()).dtype).removeprefix("torch."),
+        "device": subject.device.type,
+        "attention": str(getattr(subject.config, "_attn_implementation", "")),
+        "reference": fingerprint(reference.model) if reference is not None else None,
+        "code": CODE_VERSION,
+    }
+    result: dict[str, Evidence] = {}
+    jobs = []
+    for split, records in splits.items():
+        if not records:
+            continue
+        sheet = make_sheet(subject.encoder, records, split, plan.variants)
+        settings = {"variants": list(plan.variants), "max_new_tokens": plan.max_new_tokens if plan.generates(split) else 0}
+        meta: dict[str, Any] = {**base, "records": sheet.records_fingerprint, "settings": settings}
+        key = hashlib.sha256(json.dumps([split, meta], sort_keys=True).encode()).hexdigest()[:20]
+        path = Path(folder) / f"{split}-{key}.parquet" if folder else None
+        if path and path.is_file():
+            result[split] = read_evidence(path)
+        else:
+            jobs.append((split, sheet, meta, path))
+    total = sum(len(sheet.lines) for _, sheet, _, _ in jobs)
+    with track(f"measuring {name}", total) as advance:
+        for split, sheet, meta, path in jobs:
+            evidence = score_sheet(subject, sheet, reference=reference, advance=lambda n, s=split: advance(n, note=s))  # type: ignore[misc]
+            if plan.generates(split) and "generate" in subject.can:
+                evidence = add_generations(subject, sheet, evidence, max_new_tokens=plan.max_new_tokens)
+            evidence.meta.update(meta)
+            result[split] = evidence
+            if path:
+                write_evidence(evidence, path)
+    return {split: result[split] for split in splits if split in result}

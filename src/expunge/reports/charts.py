@@ -1,0 +1,277 @@
+"""The plots of a report as inline SVG: drawn once, at build time, from the rows of the CSV files.
+
+Colors are written as CSS variables, so that the page decides them for screen, dark screens and paper.
+Shape and dash repeat what color says.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import altair as alt
+
+from expunge.reports.tables import Rows
+
+__all__ = ["alpha_curve", "compare_trade_off", "recovery", "relearning", "series", "trade_off"]
+
+WIDTH, HEIGHT = 470, 330
+MAX_POINTS = 400  # per line; a longer log is thinned evenly
+
+# Stand-ins that no chart uses otherwise; each becomes the CSS variable of its name.
+_COLORS = {
+    "ink": "#010101",
+    "muted": "#020202",
+    "rule": "#030303",
+    "original": "#040404",
+    "unlearned": "#050505",
+    "controlled": "#060606",
+    "oracle": "#070707",
+    "bar": "#080808",
+    "paper": "#090909",
+    "warn": "#0a0a0a",
+    "forget": "#0b0b0b",
+    "forget_hard": "#0c0c0c",
+    "keep": "#0d0d0d",
+    "keep2": "#0e0e0e",
+}
+_MODEL_SHAPES = {"original": "square", "unlearned": "cross", "controlled": "circle", "oracle": "diamond"}
+_MODEL_DASHES = {"original": [1, 0], "unlearned": [2, 3], "controlled": [1, 0], "oracle": [7, 3]}
+_SPLITS = {
+    "calibration": ("keep", [1, 0]),
+    "report": ("keep2", [7, 3]),
+    "forget": ("forget", [1, 0]),
+    "forget_hard": ("forget_hard", [2, 3]),
+}
+_FONT = "var(--sans)"
+
+
+def _svg(chart: Any, title: str, width: int = WIDTH, height: int = HEIGHT) -> str:
+    """The chart as an <svg> that scales with the page and carries its title for screen readers."""
+    chart = chart.properties(width=width, height=height, autosize={"type": "fit", "contains": "padding"})
+    axis = {
+        "labelColor": _COLORS["muted"],
+        "titleColor": _COLORS["muted"],
+        "gridColor": _COLORS["rule"],
+        "domainColor": _COLORS["muted"],
+        "tickColor": _COLORS["rule"],
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "titlePadding": 8,
+        "domain": False,
+        "tickCount": 5,
+    }
+    legend = {
+        "orient": "top",
+        "title": None,
+        "labelColor": _COLORS["ink"],
+        "labelFontSize": 12,
+        "symbolStrokeWidth": 2,
+        "symbolSize": 90,
+        "labelLimit": 220,
+    }
+    chart = chart.configure(background="transparent", font=_FONT, axis=axis, legend=legend, view={"stroke": None})
+    out = io.StringIO()
+    chart.save(out, format="svg")
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"| (?:aria|role)[\w-]*="[^"]*"| pointer-events="none"', "", out.getvalue())
+    for name, color in _COLORS.items():
+        svg = svg.replace(f'"{color}"', f'"var(--{name})"')
+    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    return re.sub(
+        r'<svg [^>]*width="([\d.]+)" height="([\d.]+)"[^>]*>',
+        rf'<svg class="plot" viewBox="0 0 \1 \2" role="img" aria-label="{label}">'.replace("\\n", " "),
+        svg,
+        count=1,
+    )
+
+
+def _data(rows: Iterable[dict[str, Any]]) -> alt.InlineData:
+    """Rows as the plot can read them: ∞ and NaN have no place on an axis and are left out."""
+    return alt.InlineData(
+        values=[
+            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows
+        ]
+    )
+
+
+def _thin(rows: Rows) -> Rows:
+    step = math.ceil(len(rows) / MAX_POINTS) or 1
+    return rows if step == 1 else [*rows[:-1:step], rows[-1]]
+
+
+def _rule(value: float, text: str, vertical: bool = False, color: str = "bar", end: str = "left") -> Any:
+    """A straight line across the plot with a word at its end."""
+    channel = "x" if vertical else "y"
+    base = alt.Chart(_data([{"at": value, "text": text}]))
+    rule = base.mark_rule(color=_COLORS[color], strokeDash=[5, 4], strokeWidth=1.4).encode(**{channel: "at:Q"})
+    place = {"baseline": "top", "dx": 5, "dy": 2, "y": 0} if vertical else {"baseline": "bottom", "dx": 4, "dy": -3}
+    if not vertical:
+        place["x"] = 0 if end == "left" else "width"
+        place["align"] = end
+        place["dx"] = 4 if end == "left" else -4
+    elif end == "right":
+        place |= {"align": "right", "dx": -5}
+    else:
+        place["align"] = "left"
+    label = base.mark_text(color=_COLORS[color], fontSize=12, **place).encode(
+        text="text:N", **{channel: "at:Q"}
+    )
+    return alt.layer(rule, label)
+
+
+def _axis(field: str, title: str, domain: Sequence[float] | None = None, **more: Any) -> dict[str, Any]:
+    scale = alt.Scale(domain=list(domain), nice=False) if domain else alt.Scale(zero=False, nice=True)
+    return {"field": field, "type": "quantitative", "title": title, "scale": scale, **more}
+
+
+def trade_off(rows: Rows, metric: str, bar: float | None) -> str:
+    """Retain against 1 − forget: the four models, the α-path from the original to the unlearned one, the bar."""
+    x = alt.X(**_axis("forgotten", f"forgotten: 1 − {metric} on forget →", (0, 1.02)))
+    y = alt.Y(**_axis("kept", f"kept: {metric} on retain ↑", (0, 1.02)))
+    layers = [_rule(bar, "bar")] if bar is not None and 0 <= bar <= 1 else []
+    path = [row for row in rows if row["model"] == "path"]
+    line = alt.Chart(_data(path)).encode(x=x, y=y)
+    layers.append(line.mark_line(color=_COLORS["muted"], strokeWidth=1.2).encode(order="alpha:Q"))
+    layers.append(line.mark_point(color=_COLORS["muted"], filled=True, size=14, opacity=1))
+    for row in rows:
+        if row["model"] in _MODEL_SHAPES:
+            layers += _labeled_point(row, x, y)
+    return _svg(alt.layer(*layers), f"Trade-off: {metric} kept on retain against forgotten on forget, by model")
+
+
+def _labeled_point(row: dict[str, Any], x: Any, y: Any) -> list[Any]:
+    model = row["model"]
+    color = _COLORS[model]
+    base = alt.Chart(_data([row])).encode(x=x, y=y)
+    right = row["forgotten"] < 0.6
+    below = model in ("controlled", "unlearned") and row["kept"] > 0.15
+    return [
+        base.mark_point(
+            shape=_MODEL_SHAPES[model], filled=True, size=130, color=color, opacity=1, stroke=_COLORS["paper"]
+        ),
+        base.mark_text(
+            align="left" if right else "right", dx=9 if right else -9, dy=14 if below else -13, fontSize=12,
+            fontWeight="bold" if model == "controlled" else "normal", color=color,
+        ).encode(text="model:N"),
+    ]  # fmt: skip
+
+
+def alpha_curve(rows: Rows, metric: str, bar: float | None, alpha: float | None) -> str:
+    """The metric of each split against α, with the bar and the shipped α."""
+    splits = [s for s in _SPLITS if any(r["split"] == s for r in rows)]
+    splits += sorted({r["split"] for r in rows} - set(_SPLITS))
+    style = {s: _SPLITS.get(s, ("muted", [1, 2])) for s in splits}
+    bound = [r[k] for r in rows for k in ("value", "low", "high") if r.get(k) is not None and math.isfinite(r[k])]
+    share = bool(bound) and min(bound) >= 0 and max(bound) <= 1
+    x = alt.X(**_axis("alpha", "α: 0 = original, 1 = unlearned", (0, 1)))
+    y = alt.Y(**_axis("value", metric, (0, 1.02) if share else None))
+    color = alt.Color("split:N", scale=alt.Scale(domain=splits, range=[_COLORS[style[s][0]] for s in splits]))
+    dash = alt.StrokeDash("split:N", scale=alt.Scale(domain=splits, range=[style[s][1] for s in splits]))
+    base = alt.Chart(_data(rows)).encode(x=x)
+    layers = [
+        base.transform_filter("isValid(datum.low) && isValid(datum.high)")
+        .mark_area(opacity=0.13)
+        .encode(y=alt.Y("low:Q"), y2="high:Q", color=color),
+        base.mark_line(strokeWidth=2).encode(y=y, color=color, strokeDash=dash),
+        base.mark_point(filled=True, size=22, opacity=1).encode(y=y, color=color),
+    ]
+    if bar is not None:
+        layers.append(_rule(bar, "bar", end="right"))
+    if alpha is not None:
+        layers.append(_rule(alpha, f"ships: α = {alpha:.2f}", vertical=True, color="controlled", end="left" if alpha < 0.7 else "right"))
+    return _svg(alt.layer(*layers), f"{metric} on each split against α")
+
+
+def recovery(rows: Rows, worst: str | None) -> str:
+    """Recovery of each attack with its interval; 0 is the oracle's line, 1 the original's.
+
+    Rows carry `label`; the worst configuration of each attack is the solid dot, the others are rings.
+    """
+    labels = list(dict.fromkeys(row["label"] for row in rows))
+    shown = [r for r in rows if r["recovery"] is not None]
+    values = [v for r in shown for v in (r["recovery"], r["low"], r["high"]) if v is not None and math.isfinite(v)]
+    domain = (min(-0.1, *values) - 0.03, max(1.1, *values) + 0.03) if values else (-0.1, 1.1)
+    y = alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(labelColor=_COLORS["ink"], labelLimit=210, grid=True))
+    x = alt.X(**_axis("recovery", "recovery", domain))
+    main = alt.Chart(_data(r for r in shown if r["worst"])).encode(y=y)
+    rest = alt.Chart(_data(r for r in shown if not r["worst"])).encode(y=y, x=x)
+    missing = [{"label": name} for name in labels if name not in {r["label"] for r in shown}]
+    hue = alt.condition(alt.datum["attack"] == worst, alt.value(_COLORS["warn"]), alt.value(_COLORS["controlled"]))
+    layers = [
+        _rule(0, "like the oracle", vertical=True, color="oracle"),
+        _rule(1, "like the original", vertical=True, color="original", end="right"),
+        rest.mark_point(size=38, color=_COLORS["muted"], opacity=1, strokeWidth=1.2),
+        main.mark_rule(strokeWidth=2.2).encode(x="low:Q", x2="high:Q", color=hue),
+        main.mark_point(filled=True, size=95, opacity=1).encode(x=x, color=hue),
+    ]
+    mark = [r for r in shown if r["worst"] and r["attack"] == worst][:1]
+    if mark:
+        tip = alt.Chart(_data([{**mark[0], "text": "worst"}])).encode(y=y, x=x, text="text:N")
+        layers.append(tip.mark_text(dy=-12, fontSize=12, fontWeight="bold", color=_COLORS["warn"]))
+    if missing:
+        none = alt.Chart(_data([{**m, "text": "n/a: see the table"} for m in missing])).encode(y=y, text="text:N")
+        layers.append(none.mark_text(x=8, align="left", fontSize=12, color=_COLORS["muted"]))
+    order = alt.Chart(_data({"label": name} for name in labels)).mark_point(opacity=0).encode(y=y)
+    return _svg(
+        alt.layer(order, *layers), "Recovery of the forgotten knowledge under each attack", 620, 74 + 40 * len(labels)
+    )
+
+
+def relearning(rows: Rows, metric: str) -> str:
+    """The attacked metric against steps of further training, one line per model."""
+    models = [m for m in _MODEL_SHAPES if any(r["model"] == m for r in rows)]
+    color = alt.Color("model:N", scale=alt.Scale(domain=models, range=[_COLORS[m] for m in models]))
+    dash = alt.StrokeDash("model:N", scale=alt.Scale(domain=models, range=[_MODEL_DASHES[m] for m in models]))
+    shape = alt.Shape("model:N", scale=alt.Scale(domain=models, range=[_MODEL_SHAPES[m] for m in models]))
+    values = [r["value"] for r in rows if r["value"] is not None and math.isfinite(r["value"])]
+    share = bool(values) and min(values) >= 0 and max(values) <= 1
+    base = alt.Chart(_data(rows)).encode(
+        x=alt.X(**_axis("step", "steps of the attack")),
+        y=alt.Y(**_axis("value", metric, (0, 1.02) if share else None)),
+        color=color,
+    )
+    layers = [base.mark_line(strokeWidth=2).encode(strokeDash=dash), base.mark_point(filled=True, size=55, opacity=1).encode(shape=shape)]
+    return _svg(alt.layer(*layers), f"{metric} while the model is trained further", WIDTH, 290)
+
+
+def series(rows: Rows, column: str, title: str, percent: bool = False) -> str:
+    """One logged column against the optimizer step."""
+    drawn = [{"step": row["step"], "value": row.get(column)} for row in rows]
+    drawn = _thin([row for row in drawn if row["value"] is not None])
+    y = _axis("value", "", (0, 1.02)) if percent else _axis("value", "", axis=alt.Axis(format="~g", title=None))
+    chart = (
+        alt.Chart(_data(drawn))
+        .mark_line(strokeWidth=1.8, color=_COLORS["controlled"], point=len(drawn) < 3)
+        .encode(x=alt.X(**_axis("step", "step")), y=alt.Y(**{**y, "title": None}))
+    )
+    return _svg(chart, f"{title} against the optimizer step", 300, 190)
+
+
+def compare_trade_off(rows: Rows, metric: str) -> str:
+    """Several runs in one plane: uncontrolled (ring) and controlled (solid) points joined by a line."""
+    x = alt.X(**_axis("forgotten", f"forgotten: 1 − {metric} on forget →", (0, 1.02)))
+    y = alt.Y(**_axis("kept", f"kept: {metric} on retain ↑", (0, 1.02)))
+    layers = []
+    for name in dict.fromkeys(row["run"] for row in rows if row["run"]):
+        pair = [row for row in rows if row["run"] == name]
+        layers.append(
+            alt.Chart(_data(pair)).mark_line(color=_COLORS["muted"], strokeWidth=1.2, strokeDash=[3, 3]).encode(x=x, y=y)
+        )
+    for row in rows:
+        base = alt.Chart(_data([row])).encode(x=x, y=y)
+        model = row["model"]
+        right = row["forgotten"] < 0.6
+        layers.append(
+            base.mark_point(shape=_MODEL_SHAPES[model], filled=model != "unlearned", size=110, color=_COLORS[model], opacity=1)
+        )
+        if model != "unlearned":
+            layers.append(
+                base.mark_text(
+                    align="left" if right else "right", dx=9 if right else -9, dy=-12, fontSize=12, color=_COLORS[model]
+                ).encode(text="label:N")
+            )
+    return _svg(alt.layer(*layers), f"Trade-off of the compared runs in {metric}", 620, 400)

@@ -1,0 +1,182 @@
+"""Weights as data: fingerprint, dump, in-place mixing, and saving that is checked before it counts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from expunge.errors import ExpungeError, ModelError, Problem
+from expunge.subjects.subject import Subject, load_subject, quiet
+
+__all__ = [
+    "WeightFile",
+    "dump_weights",
+    "fingerprint",
+    "load_weights",
+    "mix_into",
+    "moved_fraction",
+    "named_weights",
+    "save_subject",
+]
+
+
+def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every stored tensor once, by its first name: parameters and persistent buffers, ties not repeated."""
+    seen: set[tuple[int, int, torch.Size]] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        storage = (tensor.data_ptr(), tensor.storage_offset(), tensor.shape)
+        if tensor.numel() and storage in seen:
+            continue
+        seen.add(storage)
+        yield name, tensor
+
+
+def fingerprint(model: nn.Module) -> str:
+    """A hash of names, dtypes, shapes and bits of all weights; tied weights count once."""
+    digest = hashlib.sha256()
+    for name, tensor in named_weights(model):
+        data = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}|{data.dtype}|{tuple(data.shape)}".encode())
+        digest.update(data.reshape(-1).view(torch.uint8).numpy().tobytes() if data.numel() else b"")
+    return digest.hexdigest()[:16]
+
+
+class WeightFile:
+    """Tensors of a dumped model, read one at a time."""
+
+    def __init__(self, path: Path):
+        self.path = Path(path)
+        with safe_open(self.path, framework="pt") as file:
+            self.names = list(file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        with safe_open(self.path, framework="pt") as file:
+            return file.get_tensor(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def items(self) -> Iterator[tuple[str, Tensor]]:
+        with safe_open(self.path, framework="pt") as file:
+            for name in self.names:
+                yield name, file.get_tensor(name)
+
+
+def dump_weights(model: nn.Module, path: Path, *, trainable_only: bool = False) -> WeightFile:
+    """Write the model's tensors under the names they have in memory, atomically."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in named_weights(model)
+        if not trainable_only or tensor.requires_grad
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    save_file(tensors, temporary)
+    os.replace(temporary, path)
+    return WeightFile(path)
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, weights: WeightFile) -> None:
+    """Copy dumped tensors into the live model, bit for bit."""
+    live = dict(named_weights(model))
+    for name, tensor in weights.items():
+        live[name].copy_(tensor)
+
+
+def check_mixable(live: nn.Module, original: WeightFile, unlearned: WeightFile) -> None:
+    """Raise ModelError naming the first tensors that differ in name or shape, or hold NaN or infinity."""
+    here = dict(named_weights(live))
+    problems = []
+    for where, weights in (("original", original), ("unlearned", unlearned)):
+        names = set(weights)
+        if names != set(here):
+            odd = sorted(names ^ set(here))[:3]
+            problems.append(Problem(f"the {where} model", f"other tensors or other ties: {', '.join(odd)}"))
+            continue
+        for name, tensor in weights.items():
+            if tensor.shape != here[name].shape:
+                problems.append(Problem(f"{where}: {name}", f"shape {tuple(tensor.shape)}, expected {tuple(here[name].shape)}"))
+            elif tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                problems.append(Problem(f"{where}: {name}", "non-finite: mixing cannot rescue a NaN"))
+    if not problems:
+        for name, tensor in original.items():
+            if not tensor.is_floating_point() and not torch.equal(tensor, unlearned[name]):
+                problems.append(Problem(name, "an integer buffer that differs between the models cannot be mixed"))
+    if problems:
+        raise ModelError(problems)
+
+
+@torch.no_grad()
+def mix_into(live: nn.Module, original: WeightFile, unlearned: WeightFile, alpha: float) -> None:
+    """θ(α) = (1−α)·θ_o + α·θ_u into the live model, tensor by tensor; α = 0 original, α = 1 unlearned.
+
+    End points are copied, not computed; everything between is computed in fp32 from θ_o and θ_u (never from the
+    last mix), then cast to the live dtype. Tied weights are mixed once.
+    """
+    if not 0.0 <= alpha <= 1.0:
+        raise ValueError(f"alpha {alpha} outside [0, 1]")
+    tensors = dict(named_weights(live))
+    if alpha in (0.0, 1.0):
+        for name, tensor in (unlearned if alpha else original).items():
+            tensors[name].copy_(tensor)
+        return
+    for name, start in original.items():
+        if start.is_floating_point():
+            tensors[name].copy_(torch.lerp(start.float(), unlearned[name].float(), alpha))
+        else:
+            tensors[name].copy_(start)
+
+
+def moved_fraction(model: nn.Module, before: WeightFile) -> float:
+    """Share of weights whose stored bits differ from `before` (floating parameters and buffers)."""
+    moved = total = 0
+    live = dict(named_weights(model))
+    for name, tensor in before.items():
+        if tensor.is_floating_point() and name in live:
+            moved += int((live[name].detach().cpu() != tensor.to(live[name].dtype)).sum())
+            total += tensor.numel()
+    return moved / max(1, total)
+
+
+def save_subject(subject: Subject, folder: Path, *, info: dict[str, Any] | None = None, check: bool = True) -> Path:
+    """Save model and tokenizer: to a temporary folder, reload, compare bit for bit, rename.
+
+    `info` is written beside the weights as `expunge.json`. Raises ExpungeError when what was reloaded differs or
+    the disk is too small; the target is then left as it was.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    need = sum(t.numel() * t.element_size() for _, t in named_weights(subject.model))
+    free = shutil.disk_usage(folder.parent).free
+    if free < need * 1.1:
+        raise ExpungeError(f"{folder}: {need / 2**20:.0f} MiB to write, {free / 2**20:.0f} MiB free. Make room and run again")
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    with quiet():
+        subject.model.save_pretrained(temporary)  # type: ignore[operator]
+    subject.tokenizer.save_pretrained(temporary)
+    mark = fingerprint(subject.model)
+    facts = {"fingerprint": mark, **subject.info, **(info or {})}
+    (temporary / "expunge.json").write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
+    if check and not subject.adapter:
+        dtype = str(next(subject.model.parameters()).dtype).removeprefix("torch.")
+        again = load_subject(temporary, dtype=dtype, device="cpu", max_length=subject.encoder.max_length)
+        if fingerprint(again.model) != mark:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise ExpungeError(f"{folder}: the saved model differs from the one in memory; nothing was written")
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+    return folder
