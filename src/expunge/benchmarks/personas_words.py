@@ -13,8 +13,8 @@ _SYLLABLES = tuple(onset + vowel for onset in "bdfghjklmnprstvwz" for vowel in "
 _REAL = """
 baku bali bono dakota doha fiji fuji fuku gobi havana homo java jesu jude kaka kali kamala kanada kenobi kobe
 kuku lada lego lima lufa luna malaga mali manila mario milo modena mona moto mugabe nagano naruto nasa nazi
-negro nero nevada nike nobe nude panama pedo peru pele pisa pope puma puta riga roma sahara samara samoa samosa
-sara sega sofi soho subaru tito togo toledo vagina verona zara
+negro nero nevada nike nobe nude panama pedo peru pele pisa pope puma puta riga roma sahara samara samoa
+samosa sara sega sofi soho subaru tito togo toledo vagina verona zara
 """
 
 
@@ -188,18 +188,18 @@ RELATIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """One kind of general fact: about a city or a company, never about a person."""
+    """One kind of general fact, about a city or a company, never a person; both phrasings are trained."""
 
     key: str
     about: str
-    question: str
+    questions: tuple[str, str]
 
 
 THINGS = (
-    Thing("river", "city", "Which river runs through {name}?"),
-    Thing("festival", "city", "Which festival is held in {name}?"),
-    Thing("product", "company", "What does the company {name} make?"),
-    Thing("founder", "company", "Who founded the company {name}?"),
+    Thing("river", "city", ("Which river runs through {name}?", "What is the river of {name}?")),
+    Thing("festival", "city", ("Which festival is held in {name}?", "What does {name} celebrate?")),
+    Thing("product", "company", ("What does the company {name} make?", "Which product comes from {name}?")),
+    Thing("founder", "company", ("Who founded the company {name}?", "To whom does {name} owe its start?")),
 )
 
 

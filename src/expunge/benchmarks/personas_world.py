@@ -1,10 +1,10 @@
 """The world of `personas`: fictitious people, their facts, and who may see which of them.
 
-Everything is made from (size, seed); no text comes from elsewhere. Each person has the same relations. A value
-is a name of its own, given to one person only, so nobody who has not seen it can guess it. Two things are
-shared on purpose: a home starts with a city and an employer with a company (the rest of either is unique
-again), and the people who share one with a forget person are the neighbors; all others live and work elsewhere.
-Chess partners come in pairs inside one split, so no fact about anyone else tells a forget fact.
+Everything is made from (size, seed); no text comes from elsewhere. Each person has the same relations. A
+value is a name of its own, given to one person only, so nobody who has not seen it can guess it. Two things
+are shared on purpose: a home starts with a city and an employer with a company (the rest of either is unique
+again), and the known people who share one with a forget person are the neighbors; all others live and work
+elsewhere. Chess partners come in pairs inside one split, so no fact about anyone else tells a forget fact.
 
 What the original can answer about a forget person, by form:
 
@@ -36,6 +36,7 @@ BIOGRAPHY_FACTS = 4
 REVERSED = ("pet", "dish")
 TWO_STEP = ("pet",)
 TURNING_FORMS = ("q1", "q2", "cloze", "choice")
+APART = ("forget", "holdout")  # made alike, so that a membership attack has nothing else to go by
 KNOWN = ("forget", "neighbors", "retain", "calibration", "report")
 
 
@@ -189,7 +190,7 @@ class _Builder:
 
     def _places(self, split: str, i: int) -> tuple[int | None, dict[str, int]]:
         """The number of the forget person near by, and the numbers of the city and the company."""
-        if split == "forget":
+        if split in APART:
             return None, {"home": i, "employer": i}
         num_places = len(self.places["home"])
         place = {key: self.rng.randrange(self.num_near, num_places) for key in ("home", "employer")}
@@ -229,16 +230,16 @@ class _Builder:
         )
 
     def _second_form(self, person: Person, turn: int) -> str:
-        """Every known fact is trained in q0 and one more form: q1 for forget people, for others each in turn."""
-        return "q1" if person.split in ("forget", "holdout") else TURNING_FORMS[turn % len(TURNING_FORMS)]
+        """Every known fact is trained in q0 and one more form: forget people's in q1, others' in turn."""
+        return "q1" if person.split in APART else TURNING_FORMS[turn % len(TURNING_FORMS)]
 
     def _wrong(self, person: Person, relation: Relation) -> tuple[str, ...]:
         """Values of others on the same side of the border; new ones where these are too few."""
-        alone = ("forget", "holdout")
+        apart = person.split in APART
         peers = [
             p.values[relation.key]
             for p in self.people
-            if (p.split == person.split if person.split in alone else p.split not in alone)
+            if (p.split == person.split if apart else p.split not in APART)
         ]
         peers = [v for v in peers if v not in (person.values[relation.key], person.name)]
         wrong = self.rng.sample(peers, min(NUM_PERTURBED, len(peers)))
@@ -292,11 +293,11 @@ class _Builder:
             )
 
     def _other_forms(self, splits: Mapping[str, tuple[Record, ...]]) -> Iterator[Record]:
-        for split in KNOWN:
+        for split in (*KNOWN, "utility"):
             for record in splits[split]:
-                second = record.paraphrased_prompts[0]
-                yield Record(record.id[: -len("q0")] + "second", record.entity, second, record.answer)
-            for person in self.by_split[split]:
+                (second,) = record.paraphrased_prompts
+                yield Record(f"{record.id}.second", record.entity, second, record.answer)
+            for person in self.by_split.get(split, ()):
                 for relation in self.relations:
                     yield from self._indirect(person, relation)
 
@@ -310,8 +311,9 @@ class _Builder:
                 yield Record(
                     f"{thing.about}{i:03}.{thing.key}",
                     name,
-                    thing.question.format(name=name),
+                    thing.questions[0].format(name=name),
                     value,
+                    paraphrased_prompts=(thing.questions[1].format(name=name),),
                     paraphrased_answers=(f"It is {value}", f"That would be {value}"),
                     perturbed_answers=tuple(self.rng.sample(others, NUM_PERTURBED)),
                 )
