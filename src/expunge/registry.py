@@ -54,13 +54,17 @@ class Registry:
         self._live_cards: dict[str, Card] = {}
 
     def register(self, name: str, **card: Any) -> Callable[[type], type]:
-        """Class decorator. Names are lower case; a second class under one name is an error."""
-        if name != name.lower() or not name.replace("_", "").isalnum():
+        """Class decorator. Names are lower case, `rougeL` apart; a second class under one name is an error."""
+        plain = name.replace("rougeL", "rougel")  # the field's own spelling
+        if plain != plain.lower() or not plain.replace("_", "").isalnum():
             raise ValueError(f"{self.kind} names are lower case letters, digits and _: {name!r}")
 
         def decorate(cls: type) -> type:
             known = self._live.get(name)
-            if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            if known is not None and (known.__module__, known.__qualname__) != (
+                cls.__module__,
+                cls.__qualname__,
+            ):
                 raise ValueError(f"{self.kind} {name!r} is already registered by {known.__module__}")
             cls.name = name  # type: ignore[attr-defined]
             summary = (cls.__doc__ or "").strip().splitlines()[0] if cls.__doc__ else ""

@@ -45,8 +45,9 @@ def percentile_interval(draws: np.ndarray, level: float = 0.95) -> Interval:
     if draws.size == 0:
         return Interval(float("nan"), float("nan"))
     # Between a finite and an infinite draw there is nothing to interpolate.
-    method = "nearest" if np.isinf(draws).any() else "linear"
-    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], method=method)
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    interpolate = np.isfinite(draws).all()
+    low, high = np.quantile(draws, ends) if interpolate else np.quantile(draws, ends, method="nearest")
     return Interval(float(low), float(high))
 
 
@@ -76,7 +77,11 @@ class Clusters:
         rng = np.random.default_rng(self._seed)
         picks = rng.integers(0, self.count, size=(self.draws, self.count))
         cells = (np.arange(self.draws)[:, None] * self.count + picks).ravel()
-        return np.bincount(cells, minlength=self.draws * self.count).reshape(self.draws, self.count).astype(float)
+        return (
+            np.bincount(cells, minlength=self.draws * self.count)
+            .reshape(self.draws, self.count)
+            .astype(float)
+        )
 
     def weights(self) -> np.ndarray:
         """How often each record is drawn, [draws, records]."""

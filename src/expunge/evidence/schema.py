@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -99,5 +100,9 @@ class Evidence:
 
     def entities(self, records: Iterable[str]) -> list[str]:
         """The entity of each record; a record without one is its own cluster."""
-        known = {row.record_id: row.entity for row in self.rows}
-        return [known[record] or f"record:{record}" for record in records]
+        return [self.entity_of[record] for record in records]
+
+    @cached_property
+    def entity_of(self) -> dict[str, str]:
+        """record id → its entity, or a name of its own where it has none."""
+        return {row.record_id: row.entity or f"record:{row.record_id}" for row in self.rows}

@@ -50,22 +50,24 @@ _DTYPES = {
 
 
 def write_evidence(evidence: Evidence, path: Path) -> Path:
-    """Write atomically; the meta goes into the file's own metadata."""
+    """Write atomically; the meta (plain JSON values) goes into the file's own metadata."""
     path = Path(path)
-    columns = {
-        name: [getattr(row, name) for row in evidence] if name != "extra" else [json.dumps(dict(r.extra)) for r in evidence]
-        for name in SCHEMA.names
-    }
-    meta = {"split": evidence.split, **evidence.meta}
-    table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({"expunge": json.dumps(meta, sort_keys=True)})
+    columns = {name: [getattr(row, name) for row in evidence] for name in SCHEMA.names}
+    columns["extra"] = [json.dumps(dict(extra)) for extra in columns["extra"]]
+    meta = json.dumps({**evidence.meta, "split": evidence.split}, sort_keys=True)
+    table = pa.table(columns, schema=SCHEMA).replace_schema_metadata({"expunge": meta})
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary, compression="zstd")
-    os.replace(temporary, path)
+    try:
+        pq.write_table(table, temporary, compression="zstd")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return path
 
 
 def read_evidence(path: Path) -> Evidence:
+    """The evidence as it was written; its arrays are read-only."""
     table = pq.read_table(path)
     meta = json.loads(table.schema.metadata[b"expunge"])
     columns: dict[str, list] = {}

@@ -20,9 +20,9 @@ def make_metric(name: str, **settings: Any) -> Metric:
     import inspect
 
     cls = METRICS.get(name)
-    known = [p for p in inspect.signature(cls).parameters]
+    known = list(inspect.signature(cls).parameters)
     unknown = [
-        Problem(f"metric {name!r}", f"has no setting {key!r}", nearest(key, known) if known else "It has none")
+        Problem(f"metric {name!r}", f"no setting {key!r}", nearest(key, known) if known else "It has none")
         for key in settings
         if key not in known
     ]
@@ -47,5 +47,5 @@ def compute(
     if isinstance(metric, str):
         metric = make_metric(metric, **settings)
     elif settings:
-        raise ConfigError(f"metric {metric.name!r} is already built; settings {sorted(settings)} would be ignored")
+        raise ConfigError(f"metric {metric.name!r} is already built: {sorted(settings)} would be ignored")
     return metric.score(model, split, original=original, oracle=oracle, seed=seed)

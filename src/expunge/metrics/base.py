@@ -95,7 +95,7 @@ class _FromCard:
 
 
 class Metric(ABC):
-    """A pure function of evidence. Hyper-parameters are constructor arguments, stored unchanged in `settings`.
+    """A pure function of evidence. Its constructor arguments are stored unchanged in `settings`.
 
     The card gives `facet` (forgetting, utility, privacy, robustness), `unit` and `better` as
     "forget side/keep side" ("lower/higher"; "-": says nothing on that side; one word: the same on both).
@@ -114,7 +114,7 @@ class Metric(ABC):
         return {k: v for k, v in vars(self).items() if not k.startswith("_")}
 
     def better(self, split: str) -> str:
-        """ "lower", "higher" or "target", by the side of the split."""
+        """Which way is better on this split: "lower", "higher" or "target"."""
         forget, _, keep = self.direction.partition("/")
         keep = keep or forget
         here, there = (forget, keep) if is_forget_side(split) else (keep, forget)
@@ -162,7 +162,7 @@ def nonfinite(rows: Sequence[Row], fields: Iterable[str] = ()) -> bool:
 
 
 class RecordMetric(Metric):
-    """One number per record; the aggregate is the mean over records unless `weights` and `finish` say otherwise."""
+    """One number per record; the aggregate is their mean unless `weights` and `finish` say otherwise."""
 
     @abstractmethod
     def value(self, record: RecordRows) -> float:
@@ -176,10 +176,11 @@ class RecordMetric(Metric):
         """Applied to Σ/Σ and to its bootstrap draws (perplexity: exp)."""
         return ratio
 
-    def details(self, model: ModelEvidence, split: str) -> dict[str, Any]:
+    def details(self, records: Sequence[RecordRows]) -> dict[str, Any]:
+        """What stands beside the value; `records` are those that have one."""
         return {}
 
-    def fallback_target(self, model: ModelEvidence, split: str) -> float | None:
+    def fallback_target(self, details: Mapping[str, Any]) -> float | None:
         """What a value whose `better` is "target" aims at where there is no oracle."""
         return None
 
@@ -193,7 +194,7 @@ class RecordMetric(Metric):
         seed: int = 0,
     ) -> Score:
         evidence = model.get(split)
-        if evidence is None or not evidence.gold:
+        if evidence is None or not (gold := evidence.gold):
             return self.not_computable(split, "empty_split")
         if any(nonfinite(_rows(evidence, kind), fields) for kind, fields in self.reads.items()):
             return self.not_computable(split, "nonfinite_evidence")
@@ -212,22 +213,25 @@ class RecordMetric(Metric):
             if clusters.count > 1:
                 low, high = percentile_interval(self.finish(clusters.ratio(numerator, denominator)))
 
-        flags, details = list(clusters.flags), self.details(model, split)
-        if truncated := sum(row.truncated for row in evidence.gold.values()):
+        records = [RecordRows(evidence, i, gold[i]) for i in values]
+        flags, details = list(clusters.flags), self.details(records)
+        if truncated := sum(row.truncated for row in gold.values()):
             flags.append("truncated")
             details["truncated"] = truncated
         if self.better(split) == "target":
             target = self.score(oracle, split, seed=seed).value if oracle is not None else None
             if target is None:
                 flags.append("no_oracle")
-                target = self.fallback_target(model, split)
+                target = self.fallback_target(details)
             details |= {"target": target, "distance": None if target is None else abs(value - target)}
         return Score(
             self.name, split, value, low, high, len(values), self.better(split), self.unit,
             values, skipped, tuple(flags), self.settings, details,
         )  # fmt: skip
 
-    def _ask(self, evidence: Evidence) -> tuple[dict[str, float], dict[str, tuple[float, float]], dict[str, int]]:
+    def _ask(
+        self, evidence: Evidence
+    ) -> tuple[dict[str, float], dict[str, tuple[float, float]], dict[str, int]]:
         """Record id → value, record id → (numerator, denominator), reason → number of records skipped."""
         values: dict[str, float] = {}
         terms: dict[str, tuple[float, float]] = {}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
 from expunge.evidence import Row
-from expunge.metrics.base import METRICS, ModelEvidence, RecordMetric, RecordRows, Skip, nll, one_of
+from expunge.metrics.base import METRICS, RecordMetric, RecordRows, Skip, nll, one_of
 
 
 class Options(NamedTuple):
@@ -29,7 +30,11 @@ def options(record: RecordRows) -> Options:
     return Options(rows, right)
 
 
-READS = {"gold": ("logprobs",), "choice": ("logprobs", "text_bytes", "label"), "perturbed": ("logprobs", "text_bytes")}
+READS = {
+    "gold": ("logprobs", "text_bytes"),
+    "choice": ("logprobs", "text_bytes", "label"),
+    "perturbed": ("logprobs", "text_bytes"),
+}
 
 
 @METRICS.register("choice_probability", facet="forgetting", better="lower/higher", unit="")
@@ -39,7 +44,7 @@ class ChoiceProbability(RecordMetric):
     Source: Maini et al. 2024 (arXiv 2401.06121), real authors and world facts.
     """
 
-    reads = READS
+    reads: ClassVar = READS
 
     def value(self, record: RecordRows) -> float:
         rows, right = options(record)
@@ -65,12 +70,12 @@ MODES = {
 class ChoiceAccuracy(RecordMetric):
     """Share of records whose right answer has the highest log-probability; m options on a tie give 1/m.
 
-    `mode` is how an option's log-probability is taken: "token_mean", "sum" or "byte_mean". On the forget side
-    the target is the oracle's accuracy, chance (the mean of 1/K) without one: below chance is a signal as well.
+    `mode` is how an option's log-probability is taken: "token_mean", "sum" or "byte_mean". On the forget
+    side the target is the oracle's accuracy, without one chance, the mean of 1/K: below is a signal as well.
     Source: Li et al. 2024 (arXiv 2403.03218); Hendrycks et al. 2020 (arXiv 2009.03300).
     """
 
-    reads = READS
+    reads: ClassVar = READS
 
     def __init__(self, mode: str = "token_mean"):
         self.mode = one_of("choice_accuracy", "mode", mode, list(MODES))
@@ -81,15 +86,8 @@ class ChoiceAccuracy(RecordMetric):
         best = score == score.max()
         return (best & right).sum() / best.sum()
 
-    def fallback_target(self, model: ModelEvidence, split: str) -> float:
-        return self.details(model, split)["chance"]
+    def details(self, records: Sequence[RecordRows]) -> dict[str, float]:
+        return {"chance": float(np.mean([options(record).right.mean() for record in records]))}
 
-    def details(self, model: ModelEvidence, split: str) -> dict[str, float]:
-        chances = []
-        for record_id, gold in model[split].gold.items():
-            try:
-                rows, right = options(RecordRows(model[split], record_id, gold))
-            except Skip:
-                continue
-            chances.append(right.sum() / len(rows))
-        return {"chance": float(np.mean(chances))}
+    def fallback_target(self, details: Mapping[str, float]) -> float:
+        return details["chance"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from expunge.metrics.base import METRICS, RecordMetric, RecordRows
 
 
@@ -12,7 +14,7 @@ class ExactMemorization(RecordMetric):
     Source: Tirumala et al. 2022 (arXiv 2205.10770).
     """
 
-    reads = {"gold": ("hits",)}
+    reads: ClassVar = {"gold": ("hits",)}
 
     def value(self, record: RecordRows) -> float:
         return float(record.gold.hits[record.gold.answer_span].mean())

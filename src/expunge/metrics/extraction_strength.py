@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 
 from expunge.errors import NotComputable
-from expunge.metrics.base import METRICS, ModelEvidence, RecordMetric, RecordRows, Skip
+from expunge.metrics.base import METRICS, RecordMetric, RecordRows, Skip
 
 
 def suffix_share(hits: np.ndarray) -> float:
@@ -41,7 +42,7 @@ class ExtractionStrength(RecordMetric):
     Source: Wang et al. 2025 (arXiv 2406.09179), after Carlini et al. 2021 (arXiv 2012.07805).
     """
 
-    reads = {"gold": ("hits",)}
+    reads: ClassVar = {"gold": ("hits",)}
 
     def value(self, record: RecordRows) -> float:
         return suffix_share(record.gold.hits[record.gold.answer_span])
@@ -55,19 +56,13 @@ class ExtractionStrengthParaphrase(RecordMetric):
     original question never stands in. Source: Wang et al. 2025 (arXiv 2406.09179).
     """
 
-    reads = {"gold": ("hits",), "paraphrased_prompt": ("hits",)}
+    reads: ClassVar = {"gold": ("hits",), "paraphrased_prompt": ("hits",)}
 
     def value(self, record: RecordRows) -> float:
         return float(np.mean(_shares(record)))
 
-    def details(self, model: ModelEvidence, split: str) -> dict[str, float]:
-        worst = []
-        for record_id, gold in model[split].gold.items():
-            try:
-                worst.append(max(_shares(RecordRows(model[split], record_id, gold))))
-            except Skip:
-                continue
-        return {"worst": float(np.mean(worst))}
+    def details(self, records: Sequence[RecordRows]) -> dict[str, float]:
+        return {"worst": float(np.mean([max(_shares(record)) for record in records]))}
 
 
 def _shares(record: RecordRows) -> list[float]:

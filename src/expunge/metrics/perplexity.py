@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from expunge.metrics.base import METRICS, ModelEvidence, RecordMetric, RecordRows, nll
+from expunge.metrics.base import METRICS, RecordMetric, RecordRows, nll
 
 
 @METRICS.register("perplexity", facet="utility", better="higher/lower", unit="")
@@ -28,8 +29,7 @@ class Perplexity(RecordMetric):
     def finish(self, ratio: Any) -> Any:
         return np.exp(ratio)
 
-    def details(self, model: ModelEvidence, split: str) -> dict[str, Any]:
-        rows = model[split].gold.values()
-        nats = -sum(float(row.logprobs.astype(np.float64).sum()) for row in rows)
-        num_bytes = sum(row.text_bytes for row in rows)
+    def details(self, records: Sequence[RecordRows]) -> dict[str, Any]:
+        nats = sum(self.weights(record, 0.0)[0] for record in records)
+        num_bytes = sum(record.gold.text_bytes for record in records)
         return {"nll_per_byte": nats / num_bytes if num_bytes else None}

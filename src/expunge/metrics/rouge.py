@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from typing import ClassVar
 
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.scoring import Score as Overlap
@@ -33,7 +34,7 @@ def rouge(kind: str, reference: str, candidate: str) -> Overlap:
 
 
 class _Rouge(RecordMetric):
-    reads = {"gold": ("generated", "answer")}
+    reads: ClassVar = {"gold": ("generated", "answer")}
 
     def overlap(self, kind: str, record: RecordRows) -> Overlap:
         if record.gold.generated is None:
@@ -51,7 +52,7 @@ class Rouge1Recall(_Rouge):
         return self.overlap("rouge1", record).recall
 
 
-@METRICS.register("rougeL_recall".lower(), facet="forgetting", better="lower/higher", unit="")
+@METRICS.register("rougeL_recall", facet="forgetting", better="lower/higher", unit="")
 class RougeLRecall(_Rouge):
     """Longest common subsequence of answer and greedy text over the answer's words (as on TOFU)."""
 
