@@ -43,6 +43,7 @@ class Request:
     splits: Mapping[str, tuple[Record, ...]]
     target: Target = Target()
     built: Mapping[str, str] = field(default_factory=dict)
+    refusals: tuple[str, ...] = ()  # texts a refusing method trains on; empty: expunge's own
 
     def __getitem__(self, split: str) -> tuple[Record, ...]:
         return self.splits.get(split, ())

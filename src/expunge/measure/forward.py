@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from expunge.data.batching import Batch
@@ -53,7 +52,7 @@ def forward(
         if full:
             hooks.enter_context(_packed_head(model, rows, cols, result))
         if layers:
-            stop = not full and not getattr(model, "is_gradient_checkpointing", False)
+            stop = not full and not _recomputes(model)
             hooks.enter_context(_captured(model, layers, result.hidden, stop))
         try:
             output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
@@ -100,7 +99,7 @@ def _captured(model: nn.Module, layers: Collection[int], hidden: dict[int, Tenso
             handle.remove()
 
 
-def reference_logits(head: nn.Module, last: Tensor, softcap: float | None = None) -> Tensor:
-    """The head on stored last hidden states, with the model's own soft cap (Gemma)."""
-    logits = head(last)
-    return torch.tanh(logits / softcap) * softcap if softcap else logits
+def _recomputes(model: nn.Module) -> bool:
+    """Whether activations are recomputed in the backward pass: a pass cut short could not be."""
+    name = "is_activation_checkpointing" if hasattr(type(model), "is_activation_checkpointing") else "is_gradient_checkpointing"
+    return bool(getattr(model, name, False))

@@ -1,0 +1,86 @@
+"""The contract of an attack: a way to bring the knowledge back, run alike on original, controlled and oracle.
+
+An attack changes the weights, the prompts or the decoding, then takes the *same evidence*; the audit computes the
+*same metrics* on it. It declares its threat model and what it injects, and yields one `Outcome` per configuration
+(and per step, where it trains).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from expunge.registry import Card, Registry
+
+if TYPE_CHECKING:
+    from expunge.data.records import Record
+    from expunge.data.request import Request
+    from expunge.evidence import Evidence
+    from expunge.subjects.subject import Subject
+
+__all__ = ["ATTACKS", "Attack", "Field", "Outcome", "Profile"]
+
+ATTACKS = Registry("attack", "expunge.attacks", "ATTACKS")
+
+Profile = Literal["quick", "default", "deep"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Evidence after the attack in one configuration.
+
+    `evidence`: split → evidence of the scored records ("forget"; "holdout" for the placebo, where asked for).
+    `step`: optimizer steps taken, None where nothing is trained; step 0 is the model before the attack.
+    `sources`: scored record id → the forget record it stands for, where several rows stand for one record; the
+    record's leak is then the maximum over them.
+    """
+
+    config: Mapping[str, Any]
+    evidence: Mapping[str, Evidence]
+    step: int | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Field:
+    """What an attack is given: the request, how far to go, and whether a placebo must be scored as well.
+
+    `lr`: the learning rates weight attacks sweep, from the recipe's own (they depend on the model's size).
+    """
+
+    request: Request
+    profile: Profile = "default"
+    seed: int = 0
+    placebo: bool = False
+    lrs: Sequence[float] = (1e-5, 5e-5, 2e-4)
+    batch: int = 8
+    variants: Sequence[str] = ("gold",)
+
+    def scored(self) -> dict[str, Sequence[Record]]:
+        """The splits every attack scores: forget, and the holdout where it serves as placebo."""
+        splits: dict[str, Sequence[Record]] = {"forget": self.request.forget}
+        if self.placebo and "holdout" in self.request:
+            splits["holdout"] = self.request["holdout"]
+        return splits
+
+
+class Attack(ABC):
+    """One attack, one file. The card says threat, kind, injects and tier; hyper-parameters are dataclass fields.
+
+    threat: query | logprob | fine-tune | white-box. kind: weights | prompts | decoding | read-out.
+    injects: nothing | format | related facts | the answer.
+    """
+
+    name: ClassVar[str]
+    card: ClassVar[Card]
+
+    def missing(self, field: Field) -> str | None:
+        """Why this attack cannot run on this request (no forget_hard rows, say); None when it can."""
+        return None
+
+    @abstractmethod
+    def run(self, subject: Subject, field: Field) -> Iterator[Outcome]:
+        """Attack a copy of `subject`; the one given is not changed. Deterministic in `field.seed`."""

@@ -1,0 +1,81 @@
+"""Gradient ascent on the forget answers, alone or against a retain loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from expunge.methods.base import METHODS, Objective
+from expunge.training.views import View
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ascent(Objective):
+    """ℓ_f = −m_i: the mean NLL of each forget answer, with its sign flipped. Unbounded: it needs a control."""
+
+    reads: ClassVar[tuple[str, ...]] = ("mean_nll",)
+
+    def loss(self, forget: View) -> Tensor:
+        return -forget.mean_nll
+
+
+@METHODS.register(
+    "ga",
+    family="ascent",
+    erases="influence",
+    targets=["records", "entity", "document"],
+    access="weights",
+    needs=[],
+    cost="1F+1B",
+    scale="single",
+    source="Jang et al. 2022, arXiv 2210.01504",
+)
+@dataclass(frozen=True, kw_only=True)
+class GradientAscent(Ascent):
+    """Gradient ascent on the forget answers; nothing holds it back.
+
+    The NLL grows without bound and the model dies (Jang et al. 2022, arXiv 2210.01504): report it controlled.
+    """
+
+    retain: str = "none"
+
+
+@METHODS.register(
+    "graddiff",
+    family="ascent",
+    erases="influence",
+    targets=["records", "entity", "document", "topic"],
+    access="weights",
+    needs=["retain"],
+    cost="2F+2B",
+    scale="single",
+    source="Liu, Liu and Stone 2022; Maini et al. 2024, arXiv 2401.06121",
+)
+@dataclass(frozen=True, kw_only=True)
+class GradientDifference(Ascent):
+    """Gradient difference: ascent on forget, cross-entropy on retain.
+
+    Liu, Liu and Stone 2022; λ = 1 as in Maini et al. 2024 (arXiv 2401.06121).
+    """
+
+    retain: str = "ce"
+
+
+@METHODS.register(
+    "ga_kl",
+    family="ascent",
+    erases="influence",
+    targets=["records", "entity", "document", "topic"],
+    access="weights",
+    needs=["retain", "reference"],
+    cost="2F+2B",
+    scale="single",
+    source="Maini et al. 2024, arXiv 2401.06121",
+)
+@dataclass(frozen=True, kw_only=True)
+class GradientAscentKL(Ascent):
+    """Ascent on forget, KL(reference‖θ) on retain answers (Maini et al. 2024, arXiv 2401.06121)."""
+
+    retain: str = "kl"

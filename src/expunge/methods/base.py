@@ -1,0 +1,93 @@
+"""The contract of a method, and its four kinds.
+
+*objective*: a loss in the one loop (most methods) · *loop*: brings its own training step · *one-shot*: returns
+weights without the loop (task arithmetic, closed-form edits, retraining) · *wrapper*: the same weights, asked
+differently. A method is a frozen dataclass of its hyper-parameters in one file, with its card in the decorator:
+
+family; erases (influence, capability, output); targets (kinds it suits); access (weights, logits, text);
+needs (what beyond forget); cost (forward and backward passes per step); scale (single, ddp, fsdp); source.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from expunge.registry import Card, Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from expunge.data.request import Request
+    from expunge.subjects.subject import Subject
+    from expunge.training.views import View
+    from expunge.training.workspace import Workspace
+
+__all__ = ["METHODS", "LoopMethod", "Method", "Objective", "OneShot", "Wrapper"]
+
+METHODS = Registry("method", "expunge.methods", "METHODS")
+
+
+class Method(ABC):
+    """`unlearn(subject, request, workspace)` returns a new subject; the one it is given is not changed."""
+
+    name: ClassVar[str]
+    card: ClassVar[Card]
+    kind: ClassVar[Literal["objective", "loop", "one_shot", "wrapper"]]
+
+    @abstractmethod
+    def unlearn(self, subject: Subject, request: Request, workspace: Workspace) -> Subject: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Objective(Method):
+    """min γ·E_forget[ℓ_f] + λ·E_retain[ℓ_r]: write `loss`, and name in `reads` what it reads.
+
+    `loss` returns one value per forget row, [B]; weighting, retain term, control, logging and the step happen
+    outside. `reads` holds `[variant.][reference.]quantity`, see expunge.training.views.
+    """
+
+    kind = "objective"
+    reads: ClassVar[tuple[str, ...]]
+
+    forget_weight: float = 1.0  # γ
+    retain_weight: float = 1.0  # λ; 0: no retain forward at all
+    retain: str = "ce"  # a retain loss by name
+
+    @abstractmethod
+    def loss(self, forget: View) -> Tensor:
+        """ℓ_f per forget row, [B]."""
+
+    def selects(self, subject: Subject) -> set[str] | None:
+        """Names of the parameters that are trained; None: all of them."""
+        return None
+
+    def unlearn(self, subject: Subject, request: Request, workspace: Workspace) -> Subject:
+        return workspace.train(self, subject, request)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopMethod(Objective):
+    """An objective with a training step of its own: adversaries, annealing, sampling."""
+
+    kind = "loop"
+
+    @abstractmethod
+    def step(self, loop: Any, number: int) -> dict[str, float]:
+        """Put the gradient of optimizer step `number` into `.grad` and return the terms' values.
+
+        `loop.gradients(number)` is the plain step; `loop.task` and `loop.subject` are there to be used.
+        """
+
+
+class OneShot(Method):
+    """Weights in, weights out, without the loop."""
+
+    kind = "one_shot"
+
+
+class Wrapper(Method):
+    """Inference-time: the same weights, wrapped. Its verdict is at best *output-only*."""
+
+    kind = "wrapper"

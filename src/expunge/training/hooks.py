@@ -1,0 +1,59 @@
+"""What a control may do during training. Every hook is optional; state is checkpointed with the run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from expunge.subjects.subject import Subject
+from expunge.training.views import View
+
+__all__ = ["TrainingControl"]
+
+
+class TrainingControl:
+    """Base of the controls during training.
+
+    A zero gradient is not a zero step (momentum, weight decay and Adam moments still move the weights), so a
+    control that promises that nothing more happens says so through `skip_step`.
+    """
+
+    active: float | None = None
+    """Share of forget rows or tokens of the last step where the control binds; logged."""
+
+    calibration: float | None = None
+    """The last value measured on calibration, for the log."""
+
+    def check(self, method: Any, accumulate: int) -> None:
+        """Raise ConfigError when this control cannot bind this method."""
+
+    def begin(self, subject: Subject) -> None:
+        """Called once before the first step, also when resuming."""
+
+    def forget_view(self, view: View) -> View:
+        """The view the forget loss sees."""
+        return view
+
+    def forget_rows(self, rows: Tensor, view: View) -> Tensor:
+        """The forget loss per row, [B]."""
+        return rows
+
+    def skip_step(self, has_retain: bool) -> bool:
+        """Whether this optimizer step is left out altogether, moments and schedule of lr included."""
+        return False
+
+    def after_step(self, step: int, subject: Subject) -> bool:
+        """Called after optimizer step `step` (from 1); True stops the training."""
+        return False
+
+    def finish(self, subject: Subject) -> str | None:
+        """Called once at the end; may restore weights. Returns a sentence for the report."""
+        return None
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """(JSON, tensors) that a resumed run needs."""
+        return {}, {}
+
+    def load_state(self, plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Put back what `state` returned."""

@@ -1,0 +1,305 @@
+"""The one training loop: gradients → clip → skip? → step → checks → controls → log → checkpoint.
+
+Why not transformers.Trainer: docs/decisions/0001-training-loop.md.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from transformers import get_scheduler
+
+from expunge.errors import ExpungeError
+from expunge.progress import say, track
+from expunge.stats import seed_from
+from expunge.subjects.subject import Subject
+from expunge.training.checkpoint import load_checkpoint, save_checkpoint, trainable
+from expunge.training.hooks import TrainingControl
+from expunge.training.settings import TrainSettings
+
+__all__ = ["FitResult", "Loop", "Task", "Term", "no_gradient"]
+
+
+class Term(NamedTuple):
+    """One named loss term of a micro-batch: `weight · Σ rows / count`, `count` the rows of the whole step."""
+
+    rows: Tensor  # [b]
+    count: int
+    weight: float = 1.0
+
+
+class Task(Protocol):
+    """What the loop trains on."""
+
+    num_steps: int
+
+    def micro_batches(self, step: int) -> Sequence[Any]:
+        """The micro-batches of one optimizer step: a function of the step alone."""
+
+    def terms(self, micro: Any) -> dict[str, Term]:
+        """The loss terms of one micro-batch, by name."""
+
+    def tokens(self, micro: Any) -> int:
+        """Padded tokens computed, for the ledger."""
+
+
+@dataclass
+class FitResult:
+    """`status`: finished, stopped (a control ended it), diverged (the last good state was kept)."""
+
+    status: str
+    steps: int
+    tokens: int
+    seconds: float
+    history: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class Loop:
+    """Optimizer steps over a task. With `folder`: JSONL log, checkpoints, resume to the same bits."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        task: Task,
+        settings: TrainSettings,
+        *,
+        folder: Path | None = None,
+        controls: Sequence[TrainingControl] = (),
+        name: str = "training",
+        extra: dict[str, Tensor] | None = None,
+        step_kind: Any = None,
+    ):
+        self.subject, self.task, self.settings = subject, task, settings
+        self.folder, self.controls, self.name = folder, controls, name
+        self.extra = extra or {}
+        self.step_kind = step_kind  # a loop method's own training step, see methods.base.LoopMethod
+        self.parameters = list(trainable(subject.model).values())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
+        )
+        self.scheduler = get_scheduler(
+            settings.schedule,
+            self.optimizer,
+            num_warmup_steps=round(settings.warmup * task.num_steps),
+            num_training_steps=task.num_steps,
+        )
+        self.result = FitResult("finished", 0, 0, 0.0)
+        self._trackers: Any = None
+
+    def run(self) -> FitResult:
+        start = self._resume()
+        if start == 0:
+            self._check_disk()
+        for control in self.controls:
+            control.begin(self.subject)
+        with self._mode(), self._log(start) as log, _clean_stop() as stop, track(self.name, self.task.num_steps) as advance:
+            advance(start)
+            saved = began = time.monotonic()
+            for step in range(start, self.task.num_steps):
+                entry = self._step(step)
+                if entry is None:
+                    self.result.status = "diverged"
+                    self.result.notes.append(f"non-finite loss or gradient at step {step + 1}: stopped at the last good state")
+                    say(f"{self.name}: {self.result.notes[-1]}")
+                    break
+                self.result.steps = step + 1
+                ended = any([c.after_step(step + 1, self.subject) for c in self.controls])
+                entry["calibration"] = next((c.calibration for c in self.controls if c.calibration is not None), None)
+                if (step + 1) % self.settings.log_every == 0 or step + 1 == self.task.num_steps or ended:
+                    self._write(log, entry)
+                advance(1, note=" ".join(f"{k} {v:.3g}" for k, v in entry["terms"].items()))
+                if ended:
+                    self.result.status = "stopped"
+                    break
+                if stop.is_set() or time.monotonic() - saved >= self.settings.checkpoint_seconds:
+                    self._save(log)
+                    saved = time.monotonic()
+                if stop.is_set():
+                    raise KeyboardInterrupt
+            self.result.seconds += time.monotonic() - began
+        for control in self.controls:
+            note = control.finish(self.subject)
+            if note:
+                self.result.notes.append(note)
+        if self._trackers is not None:
+            self._trackers.end_training()
+        return self.result
+
+    def gradients(self, step: int) -> dict[str, float]:
+        """Put the step's gradient into `.grad`; the value of each term. A loop method may replace this."""
+        values: dict[str, Tensor] = {}
+        for micro in self.task.micro_batches(step):
+            with self._autocast():
+                terms = self.task.terms(micro)
+            loss = sum(t.weight * t.rows.sum() / t.count for t in terms.values())
+            if isinstance(loss, Tensor) and loss.requires_grad:
+                loss.backward()
+            for name, term in terms.items():
+                values[name] = values.get(name, torch.zeros(())) + (term.rows.detach().sum() / term.count).cpu()
+            self.result.tokens += self.task.tokens(micro)
+        return {name: float(v) for name, v in values.items()}
+
+    def _step(self, step: int) -> dict[str, Any] | None:
+        """One optimizer step; None when it is not finite (then nothing was changed)."""
+        torch.manual_seed(seed_from(self.settings.seed, "step", step) % 2**63)
+        terms = self.step_kind(self, step) if self.step_kind else self.gradients(step)
+        clip = self.settings.max_grad_norm or math.inf
+        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
+        if not (math.isfinite(norm) and all(map(math.isfinite, terms.values()))):
+            self.optimizer.zero_grad(set_to_none=True)
+            return None
+        lr = self.optimizer.param_groups[0]["lr"]
+        skip = any(c.skip_step("retain" in terms) for c in self.controls)
+        if step == 0 and not skip:
+            no_gradient(self.subject)
+        if not skip:
+            self.optimizer.step()
+            self.scheduler.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        active = next((c.active for c in self.controls if c.active is not None), None)
+        epoch = (step + 1) / max(1, getattr(self.task, "steps_per_epoch", self.task.num_steps))
+        return {"step": step + 1, "epoch": epoch, "terms": terms, "lr": lr, "grad_norm": norm, "active": active}
+
+    def _autocast(self) -> Any:
+        return torch.autocast(self.subject.device.type, torch.bfloat16) if self.settings.bf16 else nullcontext()
+
+    @contextmanager
+    def _mode(self) -> Iterator[None]:
+        model: Any = self.subject.model
+        model.train()
+        if self.settings.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        try:
+            yield
+        finally:
+            if self.settings.gradient_checkpointing:
+                model.gradient_checkpointing_disable()
+            model.eval()
+
+    # Log, checkpoint, resume ------------------------------------------------------------------------
+
+    @contextmanager
+    def _log(self, start: int) -> Iterator[Any]:
+        if self.folder is None:
+            yield None
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "log.jsonl"
+        kept = [e for e in _read_log(path) if e["step"] <= start]
+        self.result.history = kept
+        path.write_text("".join(json.dumps(e) + "\n" for e in kept), encoding="utf-8")
+        if self.settings.report_to:
+            from accelerate import Accelerator
+
+            self._trackers = Accelerator(log_with=self.settings.report_to, project_dir=str(self.folder))
+            self._trackers.init_trackers("expunge", config=json.loads(self.settings.model_dump_json(exclude={"report_to", "betas"})))
+        with path.open("a", encoding="utf-8") as file:
+            yield file
+
+    def _write(self, log: Any, entry: dict[str, Any]) -> None:
+        self.result.history.append(entry)
+        if log is not None:
+            log.write(json.dumps(entry) + "\n")
+            log.flush()
+        if self._trackers is not None:
+            self._trackers.log({**entry["terms"], "lr": entry["lr"], "grad_norm": entry["grad_norm"]}, step=entry["step"])
+
+    def _save(self, log: Any) -> None:
+        if self.folder is None:
+            return
+        controls, tensors = [], dict(self.extra)
+        for i, control in enumerate(self.controls):
+            plain, found = control.state()
+            controls.append(plain)
+            tensors.update({f"control{i}.{k}": v for k, v in found.items()})
+        state = {
+            "step": self.result.steps,
+            "tokens": self.result.tokens,
+            "scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"},
+            "controls": controls,
+        }
+        save_checkpoint(self.folder / "checkpoint", self.subject.model, self.optimizer, state, tensors)
+
+    def _resume(self) -> int:
+        found = load_checkpoint(self.folder / "checkpoint", self.subject.model, self.optimizer) if self.folder else None
+        if found is None:
+            return 0
+        state, tensors = found
+        self.scheduler.load_state_dict({**state["scheduler"], "lr_lambdas": [None]})
+        for i, (control, plain) in enumerate(zip(self.controls, state["controls"], strict=True)):
+            prefix = f"control{i}."
+            control.load_state(plain, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        self.result.steps, self.result.tokens = state["step"], state["tokens"]
+        say(f"{self.name}: resumed at step {state['step']} of {self.task.num_steps}")
+        return int(state["step"])
+
+    def _check_disk(self) -> None:
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        need = 2 * 3 * sum(p.numel() * 4 for p in self.parameters)  # weights and two moments, old and new
+        free = shutil.disk_usage(self.folder).free
+        if free < need:
+            raise ExpungeError(
+                f"{self.folder}: checkpoints need {need / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free. Make room and run again"
+            )
+
+
+def no_gradient(subject: Subject) -> None:
+    """After the first backward: every adapter, or the model as a whole, received a finite non-zero gradient."""
+    groups: dict[str, list[Tensor | None]] = {}
+    for name, parameter in trainable(subject.model).items():
+        groups.setdefault(name.split(".lora_")[0] if ".lora_" in name else "model", []).append(parameter.grad)
+    deaf = [g for g, grads in groups.items() if not any(x is not None and bool(x.any()) for x in grads)]
+    if deaf and (len(deaf) == len(groups) or "model" not in groups):
+        raise ExpungeError(
+            f"no gradient arrives at {len(deaf)} of {len(groups)} trained parts ({', '.join(deaf[:3])}). "
+            "The loss does not reach them: check adapter, selection and retain loss"
+        )
+
+
+@contextmanager
+def _clean_stop() -> Iterator[threading.Event]:
+    """Ctrl-C finishes the step, saves, and stops; a second Ctrl-C stops at once."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def ask(*_: Any) -> None:
+        if event.is_set():
+            raise KeyboardInterrupt
+        event.set()
+        say("stopping after this step")
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    entries = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            entries.append(json.loads(line))
+        except json.JSONDecodeError:  # a line cut off by a kill
+            break
+    return entries

@@ -1,0 +1,181 @@
+"""Quantities of the reference θ_o: cached before training within a byte budget, or from a live frozen model.
+
+Cached per (part, row): S as one scalar, token log-probabilities [n], states at one layer [n, D], last hidden
+states [n, D] for exact distributions (the head is then kept as well, since training moves it). Taken in eval mode,
+before the first optimizer step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from expunge.data.batching import Batch, collate, token_batches
+from expunge.data.encoding import Encoded
+from expunge.measure.forward import forward
+from expunge.measure.score import batch_tokens
+from expunge.progress import say, track
+from expunge.subjects.architecture import output_head
+from expunge.subjects.subject import Subject
+from expunge.training.views import sum_rows
+
+__all__ = ["Mode", "Reference", "reference_bytes", "resolve_mode"]
+
+Mode = Literal["auto", "cache", "live", "adapter_off"]
+
+
+def reference_bytes(
+    reads: Mapping[str, frozenset[str]], rows: Mapping[str, Sequence[Encoded]], hidden_size: int, head_bytes: int
+) -> int:
+    """Bytes a cache of these quantities takes, before any of it is computed."""
+    total = 0
+    for part, quantities in reads.items():
+        tokens = sum(r.num_targets for r in rows[part])
+        total += 4 * tokens * ("token_logprobs" in quantities)
+        total += 4 * len(rows[part]) * bool(quantities & {"sum_nll", "mean_nll"})
+        total += 4 * tokens * hidden_size * ("hidden" in quantities)
+        total += 4 * tokens * hidden_size * ("logits" in quantities)
+    return total + head_bytes * any("logits" in q for q in reads.values())
+
+
+def resolve_mode(mode: Mode, *, adapter: bool, need: int, budget: int) -> Mode:
+    """`auto`: the cache if it fits the budget, else the base under the adapter, else a live model."""
+    if mode != "auto":
+        return mode
+    if need <= budget:
+        return "cache"
+    return "adapter_off" if adapter else "live"
+
+
+@dataclass
+class _Head:
+    """The reference's own output head, and what the model does to its logits."""
+
+    module: nn.Module
+    softcap: float | None
+
+    def __call__(self, last: Tensor) -> Tensor:
+        logits = self.module(last)
+        return torch.tanh(logits / self.softcap) * self.softcap if self.softcap else logits
+
+
+class Reference:
+    """Serves reference quantities of rows by (part, row index)."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        rows: Mapping[str, Sequence[Encoded]],
+        reads: Mapping[str, frozenset[str]],
+        *,
+        layer: int | None = None,
+        mode: Mode = "auto",
+        budget: int = 2 * 2**30,
+    ):
+        self.reads = {part: q for part, q in reads.items() if q}
+        self.layer = layer
+        self.rows = rows
+        self.subject = subject
+        self._cache: dict[tuple[str, str], list[Tensor]] = {}
+        self._head: _Head | None = None
+        self._frozen: Subject | None = None
+        if not self.reads:
+            self.mode: Mode = "cache"
+            return
+        head = output_head(subject.model)
+        head_bytes = sum(p.numel() * p.element_size() for p in head.parameters())
+        hidden_size = subject.config.get_text_config().hidden_size
+        self.bytes = reference_bytes(self.reads, rows, hidden_size, head_bytes)
+        self.mode = resolve_mode(mode, adapter=subject.adapter, need=self.bytes, budget=budget)
+        if self.mode == "adapter_off" and not subject.adapter:
+            self.mode = "live"
+        if mode == "auto" and self.mode != "cache":
+            say(f"reference: {self.bytes / 2**20:.0f} MiB exceed the budget of {budget / 2**20:.0f} MiB, using {self.mode}")
+        if self.mode == "cache":
+            self._fill()
+        elif self.mode == "live":
+            self._frozen = subject.clone()
+
+    def fetch(self, part: str, indices: Sequence[int], batch: Batch, quantity: str) -> Tensor:
+        """The quantity for these rows of a part, in the packed shapes of the views."""
+        device = batch.input_ids.device
+        if self.mode != "cache":
+            return self._live(batch, quantity)
+        stored = "last" if quantity == "logits" else quantity
+        values = [self._cache[part, stored][i] for i in indices]
+        joined = torch.stack(values) if quantity == "sum_nll" else torch.cat(values)
+        joined = joined.to(device)
+        if quantity == "logits":
+            assert self._head is not None
+            with torch.no_grad():
+                return self._head(joined).float()
+        return joined
+
+    def _fill(self) -> None:
+        if any("logits" in q for q in self.reads.values()):
+            self._head = _frozen_head(self.subject.model)
+        total = sum(len(self.rows[part]) for part in self.reads)
+        with track("reference", total) as advance:
+            for part, quantities in self.reads.items():
+                rows = self.rows[part]
+                names = {"last" if q == "logits" else "sum_nll" if q == "mean_nll" else q for q in quantities}
+                for name in names:
+                    self._cache[part, name] = [torch.empty(0)] * len(rows)
+                for indices in token_batches([len(r.ids) for r in rows], batch_tokens(self.subject)):
+                    batch = collate([rows[i] for i in indices], self.subject.encoder.pad_id).to(self.subject.device)
+                    for name, values in self._compute(self.subject, batch, names).items():
+                        pieces = values if name == "sum_nll" else values.split(batch.num_tokens.tolist())
+                        for i, piece in zip(indices, pieces, strict=True):
+                            self._cache[part, name][i] = piece.cpu().clone()
+                    advance(len(indices))
+
+    def _live(self, batch: Batch, quantity: str) -> Tensor:
+        name = "last" if quantity == "logits" else quantity
+        subject = self._frozen or self.subject
+        off: Any = subject.model.disable_adapter() if self.mode == "adapter_off" else nullcontext()  # type: ignore[operator]
+        with off:
+            values = self._compute(subject, batch, {name})[name]
+            if quantity == "logits":
+                with torch.no_grad():
+                    return _live_head(subject.model)(values).float()
+        return values
+
+    def _compute(self, subject: Subject, batch: Batch, names: set[str]) -> dict[str, Tensor]:
+        wants_scores = bool(names & {"sum_nll", "token_logprobs"})
+        layers = [self.layer] if "hidden" in names and self.layer is not None else []
+        with subject.evaluating() as model:
+            out = forward(model, batch, logits=wants_scores, last="last" in names, layers=layers)
+        result: dict[str, Tensor] = {}
+        if wants_scores:
+            assert out.logits is not None
+            logits = out.logits.float()
+            logp = logits.gather(1, batch.targets[:, None])[:, 0] - logits.logsumexp(-1)
+            result["token_logprobs"] = logp
+            result["sum_nll"] = -sum_rows(logp, batch.row, len(batch))
+        if "last" in names:
+            assert out.last is not None
+            result["last"] = out.last
+        if layers:
+            result["hidden"] = out.hidden[layers[0]][batch.row, batch.col].float()
+        return {name: result[name] for name in names}
+
+
+def _softcap(model: nn.Module) -> float | None:
+    config: Any = model.config
+    return getattr(config.get_text_config(), "final_logit_softcapping", None)
+
+
+def _live_head(model: nn.Module) -> _Head:
+    return _Head(output_head(model), _softcap(model))
+
+
+def _frozen_head(model: nn.Module) -> _Head:
+    import copy
+
+    head = copy.deepcopy(output_head(model)).requires_grad_(False)
+    return _Head(head, _softcap(model))

@@ -1,0 +1,100 @@
+"""What a method may use: settings, controls, the loop, a folder; what it did is kept here for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+
+from expunge.data.request import Request
+from expunge.errors import DataError, ExpungeError, Problem
+from expunge.subjects import attach_lora, merge
+from expunge.subjects.architecture import without_dropout
+from expunge.subjects.subject import Subject
+from expunge.training.checkpoint import trainable
+from expunge.training.hooks import TrainingControl
+from expunge.training.loop import FitResult, Loop
+from expunge.training.reference import Mode
+from expunge.training.settings import TrainSettings
+from expunge.training.unlearn import UnlearnTask
+
+__all__ = ["LoraSettings", "Workspace"]
+
+
+class LoraSettings(BaseModel):
+    """A LoRA on every linear map of the blocks."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: int = Field(16, gt=0)
+    alpha: float | None = Field(None, gt=0, description="default 2·rank")
+
+
+@dataclass
+class Workspace:
+    """Axes of a run that are not the method's own, and the services a method may call."""
+
+    settings: TrainSettings
+    folder: Path | None = None
+    controls: Sequence[TrainingControl] = ()
+    lora: LoraSettings | None = None
+    reference: Mode = "auto"
+    reference_budget: int = 2 * 2**30
+    result: FitResult | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def train(self, method: Any, subject: Subject, request: Request) -> Subject:
+        """Run an objective in the one loop; the subject given is not changed.
+
+        Raises ExpungeError when training ran and no weight moved (bf16 weights without fp32 masters do that).
+        """
+        if not request.forget:
+            raise DataError(Problem("forget", f"{method.name} needs forget records", "Bring a forget set"))
+        for control in self.controls:
+            control.check(method, self.settings.accumulate)
+        work = subject.clone()
+        without_dropout(work.model)
+        names = method.selects(work)
+        if self.lora is not None:
+            work = attach_lora(work, rank=self.lora.rank, alpha=self.lora.alpha, seed=self.settings.seed)
+        elif names is not None:
+            for name, parameter in work.model.named_parameters():
+                parameter.requires_grad_(name in names)
+        task = UnlearnTask(
+            method, work, request, self.settings,
+            controls=self.controls, reference=self.reference, reference_budget=self.reference_budget,
+        )  # fmt: skip
+        before = {name: _sample(p) for name, p in trainable(work.model).items()}
+        loop = Loop(
+            work, task, self.settings, folder=self.folder, controls=self.controls,
+            name=f"unlearning ({method.name})", extra=task.state, step_kind=getattr(method, "step", None),
+        )  # fmt: skip
+        self.result = loop.run()
+        self._check_moved(work, before)
+        self.facts["reference"] = task.reference.mode
+        self.facts["trained_parameters"] = sum(p.numel() for p in trainable(work.model).values())
+        for parameter in work.model.parameters():
+            parameter.requires_grad_(True)
+        return merge(work)
+
+    def _check_moved(self, work: Subject, before: dict[str, torch.Tensor]) -> None:
+        moved = total = 0
+        for name, parameter in trainable(work.model).items():
+            moved += int((_sample(parameter) != before[name]).sum())
+            total += before[name].numel()
+        self.facts["moved_fraction"] = moved / max(1, total)
+        assert self.result is not None
+        if moved == 0 and self.result.status == "finished" and not self.controls:
+            raise ExpungeError(
+                "training ran, but no weight moved. Raise lr, or keep fp32 master weights (dtype: float32) under bf16"
+            )
+
+
+def _sample(parameter: torch.Tensor, limit: int = 65_536) -> torch.Tensor:
+    """At most `limit` weights of a tensor, evenly spread: enough to see whether it moved."""
+    flat = parameter.detach().reshape(-1)
+    return flat[:: max(1, flat.numel() // limit)].cpu().clone()
