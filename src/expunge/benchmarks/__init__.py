@@ -1,0 +1,5 @@
+"""One benchmark, one file."""
+
+from expunge.benchmarks.base import BENCHMARKS, Benchmark, Prepared
+
+__all__ = ["BENCHMARKS", "Benchmark", "Prepared"]

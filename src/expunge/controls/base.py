@@ -1,0 +1,48 @@
+"""The contract of a control: it keeps unlearning from going too far.
+
+*during* training: a TrainingControl (caps, early stop). *after*: a calibration that brings the finished model to the
+bar. Both are frozen dataclasses of their settings, one file each; `early_stop` and `uwc` guarantee a utility bar,
+the others bound a proxy and their result still passes through `uwc`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from expunge.controls.bar import Bar
+from expunge.registry import Card, Registry
+
+if TYPE_CHECKING:
+    from expunge.data.records import Record
+    from expunge.training.hooks import TrainingControl
+
+__all__ = ["CONTROLS", "Control", "Scene"]
+
+CONTROLS = Registry("control", "expunge.controls", "CONTROLS")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a control may see: the bar, the calibration records, the seed. Never the forget set."""
+
+    bar: Bar
+    calibration: Sequence[Record]
+    seed: int = 0
+
+
+class Control(ABC):
+    """Settings of one control. `when` is "during" or "after" (read from the card)."""
+
+    name: ClassVar[str]
+    card: ClassVar[Card]
+
+    @property
+    def when(self) -> Literal["during", "after"]:
+        return self.card.fields["when"]  # type: ignore[no-any-return]
+
+    @abstractmethod
+    def attach(self, scene: Scene) -> TrainingControl | None:
+        """The hooks for one training; None for a control after training."""
