@@ -54,7 +54,7 @@ class Registry:
         self._live_cards: dict[str, Card] = {}
 
     def register(self, name: str, **card: Any) -> Callable[[type], type]:
-        """Class decorator. Names are lower case, `rougeL` apart; a second class under one name is an error."""
+        """Class decorator. Names are lower case, `rougeL` apart; each stands for one class."""
         plain = name.replace("rougeL", "rougel")  # the field's own spelling
         if plain != plain.lower() or not plain.replace("_", "").isalnum():
             raise ValueError(f"{self.kind} names are lower case letters, digits and _: {name!r}")

@@ -1,0 +1,105 @@
+"""Evidence made by hand: rows from token probabilities, and two whole models: a memorizer and a stranger."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+
+import numpy as np
+
+from expunge.evidence import Evidence, Row
+
+VOCABULARY = 64
+SPLITS = ("forget", "report", "real_authors", "world_facts", "holdout")
+
+
+def row(
+    *probabilities: float,
+    record: str = "r0",
+    variant: str = "gold",
+    split: str = "forget",
+    entity: str = "",
+    hits: str | None = None,
+    has_end: bool = False,
+    **more,
+) -> Row:
+    """A row whose tokens have these probabilities; `hits` as "1011", all hits by default."""
+    length = len(probabilities)
+    with np.errstate(divide="ignore"):
+        logprobs = np.log(np.array(probabilities, dtype=np.float64)).astype(np.float32)
+    answer = more.pop("answer", "a b")
+    return Row(
+        record_id=record,
+        split=split,
+        entity=entity,
+        variant=variant,
+        logprobs=more.pop("logprobs", logprobs),
+        hits=np.array([c == "1" for c in hits or "1" * length], dtype=bool),
+        greedy_ids=np.zeros(length, dtype=np.int32),
+        vocab_mean=more.pop("vocab_mean", np.full(length, -1.0, dtype=np.float32)),
+        vocab_std=more.pop("vocab_std", np.ones(length, dtype=np.float32)),
+        has_end=has_end,
+        truncated=more.pop("truncated", False),
+        num_prompt_tokens=3,
+        text_bytes=more.pop("text_bytes", len(answer.encode())),
+        zlib_bytes=more.pop("zlib_bytes", len(zlib.compress(answer.encode(), 6))),
+        vocab_size=VOCABULARY,
+        answer=answer,
+        **more,
+    )
+
+
+def hit_row(hits: str, record: str = "r0", has_end: bool = False, **more) -> Row:
+    """A row that is all about its hits; the answer has no end token unless asked for."""
+    return row(*[0.5] * len(hits), record=record, hits=hits, has_end=has_end, **more)
+
+
+def forget(*rows: Row, split: str = "forget") -> dict[str, Evidence]:
+    """One model's evidence of one split."""
+    return {split: Evidence(split, [replace(r, split=split) for r in rows])}
+
+
+def model(kind: str, seed: int = 0, records: int = 24, per_entity: int = 4) -> dict[str, Evidence]:
+    """Evidence of a "memorizer" (knows every split but the holdout) or of a "stranger" (knows nothing)."""
+    rng = np.random.default_rng([seed, kind == "memorizer"])
+    return {split: _split(kind, split, rng, records, per_entity) for split in SPLITS}
+
+
+def _split(kind: str, split: str, rng: np.random.Generator, records: int, per_entity: int) -> Evidence:
+    knows = kind == "memorizer" and split != "holdout"
+    rows = []
+    for i in range(records):
+        answer = f"answer number {i} of {split}"
+        about = {
+            "record": f"{split}-{i:03d}",
+            "entity": f"{split}-person-{i // per_entity}",
+            "split": split,
+            "answer": answer,
+        }
+        rows.append(
+            _tokens(
+                rng,
+                knows,
+                **about,
+                generated=answer if knows else "something else",
+                finish_reason="end",
+                asked=True,
+            )
+        )
+        rows += [_tokens(rng, knows, **about, variant=f"paraphrased_prompt:{j}") for j in range(2)]
+        rows.append(_tokens(rng, knows, **about, variant="paraphrased_answer:0"))
+        rows += [_tokens(rng, False, **about, variant=f"perturbed:{j}") for j in range(3)]
+        rows += [
+            _tokens(rng, knows and j == 1, **about, variant=f"choice:{j}", label=j == 1) for j in range(4)
+        ]
+    return Evidence(split, rows, {"weights": kind})
+
+
+def _tokens(rng: np.random.Generator, knows: bool, asked: bool = False, **about) -> Row:
+    length = int(rng.integers(5, 9))
+    p = rng.uniform(0.95, 0.999, length) if knows else rng.uniform(0.01, 0.5, length)
+    hits = "".join("1" if knows or rng.random() < 0.1 else "0" for _ in range(length))
+    about["kl"] = (
+        (np.zeros(length) if knows else rng.uniform(1, 2, length)).astype(np.float32) if asked else None
+    )
+    return row(*p, hits=hits, **about)
