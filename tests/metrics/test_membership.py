@@ -136,6 +136,16 @@ def test_min_k_plus_plus_zero_sigma(distribution):
     )
 
 
+@pytest.mark.parametrize(("sigma", "z"), [(0.0, -2.0), (0.01, -0.2)])
+def test_min_k_plus_plus_floor_is_a_thousandth(sigma, z):
+    made = row(
+        0.5,
+        logprobs=np.array([-1.002], dtype=np.float32),
+        vocab_std=np.array([sigma], dtype=np.float32),
+    )
+    assert MiaMinKPlusPlus().signal(made, None) == pytest.approx(z, abs=1e-3)
+
+
 def test_min_k_plus_plus_equals_a_slow_computation():
     rng = np.random.default_rng(0)
     distributions = rng.dirichlet(np.ones(12), size=9)
