@@ -6,6 +6,7 @@ Shape and dash repeat what color says.
 
 from __future__ import annotations
 
+import html
 import io
 import math
 import re
@@ -18,7 +19,7 @@ from expunge.reports.tables import Rows
 
 __all__ = ["alpha_curve", "compare_trade_off", "recovery", "relearning", "series", "trade_off"]
 
-WIDTH, HEIGHT = 470, 330
+WIDTH, HEIGHT = 430, 310
 MAX_POINTS = 400  # per line; a longer log is thinned evenly
 
 # Stand-ins that no chart uses otherwise; each becomes the CSS variable of its name.
@@ -62,6 +63,7 @@ def _svg(chart: Any, title: str, width: int = WIDTH, height: int = HEIGHT) -> st
         "titleFontSize": 12,
         "titleFontWeight": "normal",
         "titlePadding": 8,
+        "titleLimit": 290,
         "domain": False,
         "tickCount": 5,
     }
@@ -72,18 +74,23 @@ def _svg(chart: Any, title: str, width: int = WIDTH, height: int = HEIGHT) -> st
         "labelFontSize": 12,
         "symbolStrokeWidth": 2,
         "symbolSize": 90,
+        "symbolOpacity": 1,
         "labelLimit": 220,
     }
-    chart = chart.configure(background="transparent", font=_FONT, axis=axis, legend=legend, view={"stroke": None})
+    chart = chart.configure(
+        background="transparent", font=_FONT, axis=axis, legend=legend, view={"stroke": None}
+    )
     out = io.StringIO()
     chart.save(out, format="svg")
-    svg = re.sub(r' xmlns(:\w+)?="[^"]*"| (?:aria|role)[\w-]*="[^"]*"| pointer-events="none"', "", out.getvalue())
+    svg = re.sub(
+        r' xmlns(:\w+)?="[^"]*"| (?:aria|role)[\w-]*="[^"]*"| pointer-events="none"', "", out.getvalue()
+    )
     for name, color in _COLORS.items():
         svg = svg.replace(f'"{color}"', f'"var(--{name})"')
-    label = title.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    label = html.escape(title)
     return re.sub(
         r'<svg [^>]*width="([\d.]+)" height="([\d.]+)"[^>]*>',
-        rf'<svg class="plot" viewBox="0 0 \1 \2" role="img" aria-label="{label}">'.replace("\\n", " "),
+        lambda m: f'<svg class="plot" viewBox="0 0 {m[1]} {m[2]}" role="img" aria-label="{label}">',
         svg,
         count=1,
     )
@@ -93,7 +100,8 @@ def _data(rows: Iterable[dict[str, Any]]) -> alt.InlineData:
     """Rows as the plot can read them: ∞ and NaN have no place on an axis and are left out."""
     return alt.InlineData(
         values=[
-            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()} for row in rows
+            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+            for row in rows
         ]
     )
 
@@ -103,23 +111,20 @@ def _thin(rows: Rows) -> Rows:
     return rows if step == 1 else [*rows[:-1:step], rows[-1]]
 
 
-def _rule(value: float, text: str, vertical: bool = False, color: str = "bar", end: str = "left") -> Any:
-    """A straight line across the plot with a word at its end."""
-    channel = "x" if vertical else "y"
+_PLACES: dict[str, dict[str, Any]] = {
+    "above right end": {"baseline": "bottom", "align": "right", "x": "width", "dx": -4, "dy": -3},
+    "below": {"baseline": "top", "align": "left", "x": 110, "dx": 4, "dy": 4},
+    "right": {"baseline": "top", "align": "left", "y": 0, "dx": 5, "dy": 2},
+    "left": {"baseline": "top", "align": "right", "y": 0, "dx": -5, "dy": 2},
+}
+
+
+def _rule(value: float, text: str, place: str, color: str) -> Any:
+    """A dashed line across the plot with a word beside it; vertical where the word stands left or right."""
+    at = {"x" if place in ("left", "right") else "y": "at:Q"}
     base = alt.Chart(_data([{"at": value, "text": text}]))
-    rule = base.mark_rule(color=_COLORS[color], strokeDash=[5, 4], strokeWidth=1.4).encode(**{channel: "at:Q"})
-    place = {"baseline": "top", "dx": 5, "dy": 2, "y": 0} if vertical else {"baseline": "bottom", "dx": 4, "dy": -3}
-    if not vertical:
-        place["x"] = 0 if end == "left" else "width"
-        place["align"] = end
-        place["dx"] = 4 if end == "left" else -4
-    elif end == "right":
-        place |= {"align": "right", "dx": -5}
-    else:
-        place["align"] = "left"
-    label = base.mark_text(color=_COLORS[color], fontSize=12, **place).encode(
-        text="text:N", **{channel: "at:Q"}
-    )
+    rule = base.mark_rule(color=_COLORS[color], strokeDash=[5, 4], strokeWidth=1.4).encode(**at)
+    label = base.mark_text(color=_COLORS[color], fontSize=12, **_PLACES[place]).encode(text="text:N", **at)
     return alt.layer(rule, label)
 
 
@@ -129,10 +134,10 @@ def _axis(field: str, title: str, domain: Sequence[float] | None = None, **more:
 
 
 def trade_off(rows: Rows, metric: str, bar: float | None) -> str:
-    """Retain against 1 − forget: the four models, the α-path from the original to the unlearned one, the bar."""
-    x = alt.X(**_axis("forgotten", f"forgotten: 1 − {metric} on forget →", (0, 1.02)))
-    y = alt.Y(**_axis("kept", f"kept: {metric} on retain ↑", (0, 1.02)))
-    layers = [_rule(bar, "bar")] if bar is not None and 0 <= bar <= 1 else []
+    """Retain against 1 − forget: the four models, the α-path between two of them, the bar."""
+    x = alt.X(**_axis("forgotten", f"forgotten: 1 − {metric} →", (0, 1.02)))
+    y = alt.Y(**_axis("kept", f"kept: {metric} ↑", (0, 1.02)))
+    layers = [_rule(bar, "bar", "below", "bar")] if bar is not None and 0 <= bar <= 1 else []
     path = [row for row in rows if row["model"] == "path"]
     line = alt.Chart(_data(path)).encode(x=x, y=y)
     layers.append(line.mark_line(color=_COLORS["muted"], strokeWidth=1.2).encode(order="alpha:Q"))
@@ -140,7 +145,9 @@ def trade_off(rows: Rows, metric: str, bar: float | None) -> str:
     for row in rows:
         if row["model"] in _MODEL_SHAPES:
             layers += _labeled_point(row, x, y)
-    return _svg(alt.layer(*layers), f"Trade-off: {metric} kept on retain against forgotten on forget, by model")
+    return _svg(
+        alt.layer(*layers), f"Trade-off: {metric} kept on retain against forgotten on forget, by model"
+    )
 
 
 def _labeled_point(row: dict[str, Any], x: Any, y: Any) -> list[Any]:
@@ -165,12 +172,21 @@ def alpha_curve(rows: Rows, metric: str, bar: float | None, alpha: float | None)
     splits = [s for s in _SPLITS if any(r["split"] == s for r in rows)]
     splits += sorted({r["split"] for r in rows} - set(_SPLITS))
     style = {s: _SPLITS.get(s, ("muted", [1, 2])) for s in splits}
-    bound = [r[k] for r in rows for k in ("value", "low", "high") if r.get(k) is not None and math.isfinite(r[k])]
+    bound = [
+        r[k] for r in rows for k in ("value", "low", "high") if r.get(k) is not None and math.isfinite(r[k])
+    ]
     share = bool(bound) and min(bound) >= 0 and max(bound) <= 1
     x = alt.X(**_axis("alpha", "α: 0 = original, 1 = unlearned", (0, 1)))
     y = alt.Y(**_axis("value", metric, (0, 1.02) if share else None))
-    color = alt.Color("split:N", scale=alt.Scale(domain=splits, range=[_COLORS[style[s][0]] for s in splits]))
-    dash = alt.StrokeDash("split:N", scale=alt.Scale(domain=splits, range=[style[s][1] for s in splits]))
+    legend = alt.Legend(symbolType="stroke", symbolOpacity=1, labelExpr="replace(datum.label, /_/g, ' ')")
+    color = alt.Color(
+        "split:N",
+        scale=alt.Scale(domain=splits, range=[_COLORS[style[s][0]] for s in splits]),
+        legend=legend,
+    )
+    dash = alt.StrokeDash(
+        "split:N", scale=alt.Scale(domain=splits, range=[style[s][1] for s in splits]), legend=legend
+    )
     base = alt.Chart(_data(rows)).encode(x=x)
     layers = [
         base.transform_filter("isValid(datum.low) && isValid(datum.high)")
@@ -180,30 +196,42 @@ def alpha_curve(rows: Rows, metric: str, bar: float | None, alpha: float | None)
         base.mark_point(filled=True, size=22, opacity=1).encode(y=y, color=color),
     ]
     if bar is not None:
-        layers.append(_rule(bar, "bar", end="right"))
+        layers.append(_rule(bar, "bar", "above right end", "bar"))
     if alpha is not None:
-        layers.append(_rule(alpha, f"ships: α = {alpha:.2f}", vertical=True, color="controlled", end="left" if alpha < 0.7 else "right"))
+        layers.append(
+            _rule(alpha, f"ships: α = {alpha:.2f}", "right" if alpha < 0.7 else "left", "controlled")
+        )
     return _svg(alt.layer(*layers), f"{metric} on each split against α")
 
 
-def recovery(rows: Rows, worst: str | None) -> str:
-    """Recovery of each attack with its interval; 0 is the oracle's line, 1 the original's.
+def recovery(rows: Rows, worst: str | None, baseline: str = "oracle") -> str:
+    """Recovery of each attack with its interval; 0 is the line of the oracle (or placebo), 1 the original's.
 
     Rows carry `label`; the worst configuration of each attack is the solid dot, the others are rings.
     """
     labels = list(dict.fromkeys(row["label"] for row in rows))
     shown = [r for r in rows if r["recovery"] is not None]
-    values = [v for r in shown for v in (r["recovery"], r["low"], r["high"]) if v is not None and math.isfinite(v)]
+    values = [
+        v for r in shown for v in (r["recovery"], r["low"], r["high"]) if v is not None and math.isfinite(v)
+    ]
     domain = (min(-0.1, *values) - 0.03, max(1.1, *values) + 0.03) if values else (-0.1, 1.1)
-    y = alt.Y("label:N", sort=labels, title=None, axis=alt.Axis(labelColor=_COLORS["ink"], labelLimit=210, grid=True))
+    y = alt.Y(
+        "label:N",
+        sort=labels,
+        title=None,
+        scale=alt.Scale(padding=0.8),
+        axis=alt.Axis(labelColor=_COLORS["ink"], labelLimit=160, grid=True),
+    )
     x = alt.X(**_axis("recovery", "recovery", domain))
     main = alt.Chart(_data(r for r in shown if r["worst"])).encode(y=y)
     rest = alt.Chart(_data(r for r in shown if not r["worst"])).encode(y=y, x=x)
     missing = [{"label": name} for name in labels if name not in {r["label"] for r in shown}]
-    hue = alt.condition(alt.datum["attack"] == worst, alt.value(_COLORS["warn"]), alt.value(_COLORS["controlled"]))
+    hue = alt.condition(
+        alt.datum["attack"] == worst, alt.value(_COLORS["warn"]), alt.value(_COLORS["controlled"])
+    )
     layers = [
-        _rule(0, "like the oracle", vertical=True, color="oracle"),
-        _rule(1, "like the original", vertical=True, color="original", end="right"),
+        _rule(0, f"like the {baseline}", "right", "oracle"),
+        _rule(1, "like the original", "left", "original"),
         rest.mark_point(size=38, color=_COLORS["muted"], opacity=1, strokeWidth=1.2),
         main.mark_rule(strokeWidth=2.2).encode(x="low:Q", x2="high:Q", color=hue),
         main.mark_point(filled=True, size=95, opacity=1).encode(x=x, color=hue),
@@ -213,11 +241,16 @@ def recovery(rows: Rows, worst: str | None) -> str:
         tip = alt.Chart(_data([{**mark[0], "text": "worst"}])).encode(y=y, x=x, text="text:N")
         layers.append(tip.mark_text(dy=-12, fontSize=12, fontWeight="bold", color=_COLORS["warn"]))
     if missing:
-        none = alt.Chart(_data([{**m, "text": "n/a: see the table"} for m in missing])).encode(y=y, text="text:N")
-        layers.append(none.mark_text(x=8, align="left", fontSize=12, color=_COLORS["muted"]))
+        none = alt.Chart(_data([{**m, "text": "n/a: see the table"} for m in missing])).encode(
+            y=y, x=alt.datum(0), text="text:N"
+        )
+        layers.append(none.mark_text(align="left", dx=6, fontSize=12, color=_COLORS["muted"]))
     order = alt.Chart(_data({"label": name} for name in labels)).mark_point(opacity=0).encode(y=y)
     return _svg(
-        alt.layer(order, *layers), "Recovery of the forgotten knowledge under each attack", 620, 74 + 40 * len(labels)
+        alt.layer(order, *layers),
+        "Recovery of the forgotten knowledge under each attack",
+        470,
+        84 + 34 * len(labels),
     )
 
 
@@ -234,15 +267,27 @@ def relearning(rows: Rows, metric: str) -> str:
         y=alt.Y(**_axis("value", metric, (0, 1.02) if share else None)),
         color=color,
     )
-    layers = [base.mark_line(strokeWidth=2).encode(strokeDash=dash), base.mark_point(filled=True, size=55, opacity=1).encode(shape=shape)]
+    layers = [
+        base.mark_line(strokeWidth=2).encode(strokeDash=dash),
+        base.mark_point(filled=True, size=55, opacity=1).encode(shape=shape),
+    ]
     return _svg(alt.layer(*layers), f"{metric} while the model is trained further", WIDTH, 290)
+
+
+def _tick_format(rows: Rows) -> str:
+    top = max((abs(row["value"]) for row in rows if math.isfinite(row["value"])), default=0.0)
+    return "~e" if top < 1e-3 or top >= 1e5 else "~g"
 
 
 def series(rows: Rows, column: str, title: str, percent: bool = False) -> str:
     """One logged column against the optimizer step."""
     drawn = [{"step": row["step"], "value": row.get(column)} for row in rows]
     drawn = _thin([row for row in drawn if row["value"] is not None])
-    y = _axis("value", "", (0, 1.02)) if percent else _axis("value", "", axis=alt.Axis(format="~g", title=None))
+    y = (
+        _axis("value", "", (0, 1.02))
+        if percent
+        else _axis("value", "", axis=alt.Axis(format=_tick_format(drawn), title=None))
+    )
     chart = (
         alt.Chart(_data(drawn))
         .mark_line(strokeWidth=1.8, color=_COLORS["controlled"], point=len(drawn) < 3)
@@ -253,25 +298,37 @@ def series(rows: Rows, column: str, title: str, percent: bool = False) -> str:
 
 def compare_trade_off(rows: Rows, metric: str) -> str:
     """Several runs in one plane: uncontrolled (ring) and controlled (solid) points joined by a line."""
-    x = alt.X(**_axis("forgotten", f"forgotten: 1 − {metric} on forget →", (0, 1.02)))
-    y = alt.Y(**_axis("kept", f"kept: {metric} on retain ↑", (0, 1.02)))
+    x = alt.X(**_axis("forgotten", f"forgotten: 1 − {metric} →", (0, 1.02)))
+    y = alt.Y(**_axis("kept", f"kept: {metric} ↑", (0, 1.02)))
     layers = []
     for name in dict.fromkeys(row["run"] for row in rows if row["run"]):
         pair = [row for row in rows if row["run"] == name]
         layers.append(
-            alt.Chart(_data(pair)).mark_line(color=_COLORS["muted"], strokeWidth=1.2, strokeDash=[3, 3]).encode(x=x, y=y)
+            alt.Chart(_data(pair))
+            .mark_line(color=_COLORS["muted"], strokeWidth=1.2, strokeDash=[3, 3])
+            .encode(x=x, y=y)
         )
     for row in rows:
         base = alt.Chart(_data([row])).encode(x=x, y=y)
         model = row["model"]
         right = row["forgotten"] < 0.6
         layers.append(
-            base.mark_point(shape=_MODEL_SHAPES[model], filled=model != "unlearned", size=110, color=_COLORS[model], opacity=1)
+            base.mark_point(
+                shape=_MODEL_SHAPES[model],
+                filled=model != "unlearned",
+                size=110,
+                color=_COLORS[model],
+                opacity=1,
+            )
         )
         if model != "unlearned":
             layers.append(
                 base.mark_text(
-                    align="left" if right else "right", dx=9 if right else -9, dy=-12, fontSize=12, color=_COLORS[model]
+                    align="left" if right else "right",
+                    dx=9 if right else -9,
+                    dy=-12,
+                    fontSize=12,
+                    color=_COLORS[model],
                 ).encode(text="label:N")
             )
     return _svg(alt.layer(*layers), f"Trade-off of the compared runs in {metric}", 620, 400)

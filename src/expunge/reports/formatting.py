@@ -4,11 +4,39 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import datetime
 from typing import Any
 
-__all__ = ["NA", "amount", "byte_size", "duration", "interval", "number", "operations", "setting", "shorten", "signed"]
+__all__ = [
+    "NA",
+    "amount",
+    "byte_size",
+    "duration",
+    "interval",
+    "moment",
+    "number",
+    "operations",
+    "printable",
+    "setting",
+    "shorten",
+    "signed",
+]
 
 NA = "n/a"
+_MONTHS = [
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+]
 _SCALES = ((1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
@@ -65,7 +93,7 @@ def duration(seconds: float | None) -> str:
     """Two units at most.
 
     >>> duration(0.042), duration(75), duration(7384)
-    ('0.04 s', '1 min 15 s', '2 h 03 min')
+    ('0.042 s', '1 min 15 s', '2 h 03 min')
     """
     if seconds is None or not math.isfinite(seconds):
         return NA
@@ -104,6 +132,18 @@ def _scaled(value: float | None, unit: str) -> str:
     return f"{value:.0f} {unit}"
 
 
+def moment(iso: str) -> str:
+    """
+    >>> moment("2025-11-03T14:22:10Z")
+    '3 November 2025, 14:22 UTC'
+    """
+    try:
+        when = datetime.fromisoformat(iso)
+    except ValueError:
+        return iso
+    return f"{when.day} {_MONTHS[when.month - 1]} {when.year}, {when:%H:%M} UTC"
+
+
 def setting(value: Any) -> str:
     """One setting as text: `{"lr": 0.001, "steps": [5, 10]}` → `lr 0.001, steps 5/10`.
 
@@ -119,6 +159,15 @@ def setting(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def printable(text: str) -> str:
+    r"""Text that cannot steer a terminal: control characters become a mark.
+
+    >>> printable("a\x1b[31mb\tc\n")
+    'a�[31mb\tc\n'
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
 
 
 def shorten(text: str, limit: int = 300) -> str:

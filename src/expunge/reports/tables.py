@@ -83,7 +83,15 @@ def _training(scorecard: Scorecard) -> Table:
         }
         for point in scorecard.training
     ]
-    columns = ("step", "epoch", *(f"loss.{term}" for term in terms), "calibration", "active", "grad_norm", "lr")
+    columns = (
+        "step",
+        "epoch",
+        *(f"loss.{term}" for term in terms),
+        "calibration",
+        "active",
+        "grad_norm",
+        "lr",
+    )
     return Table(columns, rows)
 
 
@@ -123,7 +131,9 @@ def trade_off_rows(scorecard: Scorecard) -> Rows:
     metric = bar_metric(scorecard)
     if metric is None:
         return []
-    keep = next((s for s in ("report", "calibration", "retain") if scorecard.score(metric, s, "original")), None)
+    keep = next(
+        (s for s in ("report", "calibration", "retain") if scorecard.score(metric, s, "original")), None
+    )
     if keep is None:
         return []
     points: list[tuple[str, float | None, float | None, float | None]] = []
@@ -135,11 +145,15 @@ def trade_off_rows(scorecard: Scorecard) -> Rows:
     for point in scorecard.alpha_curve:
         if point.metric == metric:
             curve.setdefault(point.alpha, {})[point.split] = point.value
-    points += [("path", a, values.get("forget"), values.get(keep)) for a, values in sorted(curve.items())] if points else []
+    points += (
+        [("path", a, values.get("forget"), values.get(keep)) for a, values in sorted(curve.items())]
+        if points
+        else []
+    )
     rows = [
         {"model": model, "alpha": alpha, "forgotten": 1 - forget, "kept": kept}
         for model, alpha, forget, kept in points
         if forget is not None and kept is not None
     ]
-    inside = all(-1e-9 <= row[axis] <= 1 + 1e-9 for row in rows for axis in ("forgotten", "kept"))
+    inside = all(-1e-9 <= share <= 1 + 1e-9 for p in points for share in (p[2], p[3]) if share is not None)
     return rows if inside else []

@@ -7,7 +7,16 @@ from typing import Literal
 from expunge.audit.scorecard import Scorecard, ScoreRow
 from expunge.metrics.base import METRICS
 
-__all__ = ["FACETS", "MODELS", "metric_summary", "model_meaning", "plain", "reason", "split_meaning", "verdict_meaning"]
+__all__ = [
+    "FACETS",
+    "MODELS",
+    "metric_summary",
+    "model_meaning",
+    "plain",
+    "reason",
+    "split_meaning",
+    "verdict_meaning",
+]
 
 MODELS = ("original", "unlearned", "controlled", "oracle")
 FACETS = ("forgetting", "utility", "privacy", "robustness", "efficiency")
@@ -20,7 +29,10 @@ _VERDICTS: dict[str, tuple[Tone, str]] = {
         "caution",
         "The model no longer says it, but a small change to its weights brings some of it back.",
     ),
-    "output-only": ("caution", "The knowledge is still in the model; only what it says by default has changed."),
+    "output-only": (
+        "caution",
+        "The knowledge is still in the model; only what it says by default has changed.",
+    ),
     "collapsed": ("bad", "The model is too damaged for its silence to count as forgetting."),
     "not unlearned": ("bad", "The model that would ship still gives away what it should have forgotten."),
     "not resolved": ("caution", "This audit could not decide; the reasons stand below."),
@@ -59,6 +71,8 @@ _REASONS = {
     "calibration_did_not_generalize": "the bar holds on calibration but not on the report records",
 }
 
+_ACRONYMS = {name.lower(): name for name in ("MIA", "AUC", "KL", "TPR", "FPR", "KS")}
+
 THREATS = {
     "query": "text in, text out",
     "logprob": "text in, text and probabilities out",
@@ -81,8 +95,12 @@ def model_meaning(model: str) -> str:
 
 
 def plain(name: str) -> str:
-    """A registered name as words: `extraction_strength` → `extraction strength`."""
-    return name.replace("_", " ")
+    """A registered name as words.
+
+    >>> plain("extraction_strength"), plain("mia_loss_auc")
+    ('extraction strength', 'MIA loss AUC')
+    """
+    return " ".join(_ACRONYMS.get(word, word) for word in name.split("_"))
 
 
 def reason(code: str) -> str:
@@ -108,7 +126,7 @@ def direction(row: ScoreRow) -> tuple[str, str]:
     """Sign and words for the better direction of a row: ("↓", "lower is better")."""
     if row.better == "target":
         target = row.details.get("target")
-        return "→", f"best at {target}" if target is not None else "best at a target"
+        return ("→", "best at a target") if target is None else (f"→ {target}", f"best at {target}")
     return ("↓", "lower is better") if row.better == "lower" else ("↑", "higher is better")
 
 
