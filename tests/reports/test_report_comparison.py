@@ -1,12 +1,13 @@
 """Pairs of rows, ranks and the comparison page."""
 
 import re
+from itertools import pairwise
 
 import pytest
 import synthetic_scorecards as made
 
 from expunge.errors import ConfigError
-from expunge.reports import compare
+from expunge.reports import charts, compare
 from expunge.reports.comparison import group_runs
 
 
@@ -106,3 +107,10 @@ def test_one_run_is_no_comparison(tmp_path):
     with pytest.raises(ConfigError, match="two or more"):
         compare([made.good()], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_labels_of_close_points_stand_a_line_apart():
+    rows = [{"label": str(i), "forgotten": 0.9, "kept": 0.9 - i / 1000} for i in range(5)]
+    lifts = charts._label_lifts(rows, 350)
+    heights = [lifts[row["label"]] + (1 - row["kept"]) * 350 for row in rows]
+    assert all(b - a >= 14 - 1e-9 for a, b in pairwise(heights))

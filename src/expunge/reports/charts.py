@@ -308,27 +308,36 @@ def compare_trade_off(rows: Rows, metric: str) -> str:
             .mark_line(color=_COLORS["muted"], strokeWidth=1.2, strokeDash=[3, 3])
             .encode(x=x, y=y)
         )
+    lifts = _label_lifts([row for row in rows if row["model"] != "unlearned"], 350)
     for row in rows:
+        model, right = row["model"], row["forgotten"] < 0.6
         base = alt.Chart(_data([row])).encode(x=x, y=y)
-        model = row["model"]
-        right = row["forgotten"] < 0.6
-        layers.append(
-            base.mark_point(
-                shape=_MODEL_SHAPES[model],
-                filled=model != "unlearned",
-                size=110,
-                color=_COLORS[model],
-                opacity=1,
-            )
-        )
+        style: dict[str, Any] = {
+            "shape": _MODEL_SHAPES[model],
+            "filled": model != "unlearned",
+            "color": _COLORS[model],
+        }
+        layers.append(base.mark_point(size=110, opacity=1, filled=model != "unlearned", **style))
         if model != "unlearned":
-            layers.append(
-                base.mark_text(
-                    align="left" if right else "right",
-                    dx=9 if right else -9,
-                    dy=-12,
-                    fontSize=12,
-                    color=_COLORS[model],
-                ).encode(text="label:N")
+            dx = 9 if right else -9
+            text = base.mark_text(
+                fontSize=12,
+                color=_COLORS[model],
+                dy=lifts[row["label"]],
+                align="left" if right else "right",
+                dx=dx,
             )
+            layers.append(text.encode(text="label:N"))
     return _svg(alt.layer(*layers), f"Trade-off of the compared runs in {metric}", 620, 400)
+
+
+def _label_lifts(rows: Rows, height: float) -> dict[str, float]:
+    """How far each label stands from its point, so that labels of one side are a line apart."""
+    lifts: dict[str, float] = {}
+    for side in (True, False):
+        last = -math.inf
+        for row in sorted((r for r in rows if (r["forgotten"] < 0.6) is side), key=lambda r: -r["kept"]):
+            at = (1 - row["kept"]) * height
+            last = max(at - 12, last + 14)
+            lifts[row["label"]] = last - at
+    return lifts
