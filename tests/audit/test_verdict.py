@@ -1,4 +1,4 @@
-"""The verdict engine on facts made by hand: the strawmen, the order of the questions, what never improves it."""
+"""The verdict engine on facts made by hand: the strawmen, the order of the questions, what cannot happen."""
 
 from __future__ import annotations
 
