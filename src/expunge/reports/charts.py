@@ -317,7 +317,7 @@ def compare_trade_off(rows: Rows, metric: str) -> str:
             "filled": model != "unlearned",
             "color": _COLORS[model],
         }
-        layers.append(base.mark_point(size=110, opacity=1, filled=model != "unlearned", **style))
+        layers.append(base.mark_point(size=110, opacity=1, **style))
         if model != "unlearned":
             dx = 9 if right else -9
             text = base.mark_text(
