@@ -1,0 +1,84 @@
+"""The forget knowledge asked in every other way there is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from expunge.attacks.base import ATTACKS, Attack, Field, Outcome
+from expunge.data.near import normalized
+from expunge.data.records import Record
+from expunge.evidence import Evidence
+from expunge.measure.score import score_sheet
+from expunge.measure.sheet import make_sheet
+from expunge.subjects.subject import Subject
+
+IDENTITY = "identity"
+REWORDED = "paraphrased_prompt"
+
+
+class Asked(NamedTuple):
+    """A row that is asked: in which form, and for which record."""
+
+    record: Record
+    form: str
+    source: str
+
+
+@ATTACKS.register(
+    "worst_case",
+    threat="query",
+    kind="prompts",
+    injects="format",
+    tier=1,
+    source="Singh et al. 2025, arXiv 2509.02820; Wu et al. 2024, arXiv 2410.15153",
+)
+@dataclass(frozen=True, kw_only=True)
+class WorstCase(Attack):
+    """Ask by paraphrase, reverse, cloze, several hops, …; a record leaks what its strongest form leaks.
+
+    One outcome per form, and one over all of them and the original question, so that it is never below the
+    direct score. A maximum over many tries raises the oracle too: compare maximum with maximum.
+    """
+
+    def missing(self, field: Field) -> str | None:
+        if any(asked.form != IDENTITY for asked in forms(field.request.forget, field.request["forget_hard"])):
+            return None
+        return "no forget_hard records and no paraphrased prompts"
+
+    def run(self, subject: Subject, field: Field) -> Iterator[Outcome]:
+        asked = {
+            split: forms(records, field.request["forget_hard"] if split == "forget" else ())
+            for split, records in field.scored().items()
+        }
+        evidence = {}
+        for split, rows in asked.items():
+            sheet = make_sheet(subject.encoder, [a.record for a in rows], split, field.variants)
+            evidence[split] = score_sheet(subject, sheet)
+        names = list(dict.fromkeys(a.form for a in asked["forget"]))
+        for chosen in (names, *([name] for name in names if name != IDENTITY)):
+            yield _outcome(asked, evidence, chosen)
+
+
+def forms(records: Sequence[Record], hard: Sequence[Record]) -> list[Asked]:
+    """Every record as it is, under its other prompts, and in its forget_hard rows."""
+    asked = [Asked(r, IDENTITY, r.id) for r in records]
+    for record in records:
+        others = [p for p in record.paraphrased_prompts if normalized(p) != normalized(record.prompt)]
+        for j, prompt in enumerate(others):
+            row = replace(record.asked(prompt), id=f"{record.id}#{REWORDED}:{j}")
+            asked.append(Asked(row, REWORDED, record.id))
+    known = {r.id for r in records}
+    return asked + [Asked(r, r.form or "other", r.source_id) for r in hard if r.source_id in known]
+
+
+def _outcome(asked: dict[str, list[Asked]], evidence: dict[str, Evidence], chosen: Sequence[str]) -> Outcome:
+    sources = {a.record.id: a.source for rows in asked.values() for a in rows if a.form in chosen}
+    kept = {s: [row for row in e if row.record_id in sources] for s, e in evidence.items()}
+    return Outcome(
+        {"forms": list(chosen)},
+        {split: Evidence(split, rows) for split, rows in kept.items() if rows},
+        sources=sources,
+        details={"rows": {split: len(rows) for split, rows in kept.items()}},
+    )
