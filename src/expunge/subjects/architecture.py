@@ -11,18 +11,19 @@ from expunge.errors import ModelError, Problem
 
 __all__ = ["MLP_OUTPUT", "blocks", "linear_targets", "output_head", "without_dropout"]
 
-MLP_OUTPUT = re.compile(r"(mlp|feed_forward|moe|block_sparse_moe).*\.(down_proj|c_proj|fc2|dense_4h_to_h|w2)\b")
+MLP_OUTPUT = re.compile(r"(mlp|feed_forward|moe).*\.(down_proj|c_proj|fc2|dense_4h_to_h|w2)\b")
 """The matrix through which a block's MLP writes into the residual stream, in the naming of each family."""
 
 
 def blocks(model: nn.Module) -> nn.ModuleList:
-    """The decoder blocks, first to last. Raises ModelError where no list of `num_hidden_layers` modules exists."""
+    """The decoder blocks, first to last. Raises ModelError where no list of that many modules exists."""
     config: Any = model.config
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     for _, module in model.named_modules():
         if isinstance(module, nn.ModuleList) and len(module) == text.num_hidden_layers:
             return module
-    raise ModelError(Problem(type(model).__name__, "no list of decoder blocks was found", "Use a decoder-only causal LM"))
+    what, fix = "no list of decoder blocks was found", "Use a decoder-only causal LM"
+    raise ModelError(Problem(type(model).__name__, what, fix))
 
 
 def output_head(model: nn.Module) -> nn.Module:
@@ -49,6 +50,6 @@ def without_dropout(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-        for name in ("attention_dropout", "attn_dropout", "dropout", "hidden_dropout"):
+        for name in ("attention_dropout", "attn_dropout", "dropout", "hidden_dropout", "jitter_noise"):
             if isinstance(getattr(module, name, None), float):
                 setattr(module, name, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from torch import nn
 from expunge.data.encoding import Encoder
 from expunge.errors import ModelError, Problem, Unsupported
 
-__all__ = ["Subject", "load_subject", "pick_device", "quiet"]
+__all__ = ["Subject", "load_encoder", "load_subject", "pick_device", "quiet"]
 
 WEIGHTS = frozenset({"generate", "logprobs", "hidden", "weights"})
 
@@ -51,9 +52,8 @@ class Subject:
         """Raise Unsupported when the subject cannot do what is asked."""
         lacking = [a for a in abilities if a not in self.can]
         if lacking:
-            raise Unsupported(
-                Problem(self.source or "this subject", f"{what} needs {', '.join(lacking)}", f"It can: {sorted(self.can)}")
-            )
+            needs, can = f"{what} needs {', '.join(lacking)}", f"It can: {', '.join(sorted(self.can))}"
+            raise Unsupported(Problem(self.source or "this subject", needs, can))
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
@@ -113,34 +113,45 @@ def load_subject(
     """
     import transformers
 
-    path = Path(source)
-    looks_local = path.exists() or str(source).startswith((".", "/", "~"))
-    if looks_local and not path.expanduser().is_dir():
-        raise ModelError(Problem(str(source), "no such model folder", "Give a folder with config.json, or a hub id"))
-    if path.is_dir() and not any((path / n).is_file() for n in ("config.json", "adapter_config.json")):
-        raise ModelError(Problem(str(source), "holds no config.json", "Give the folder that save_pretrained wrote"))
+    where = check_source(source)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(str(source), **options)
-        if (path / "adapter_config.json").is_file():
-            import peft
-
-            auto: Any = peft.AutoPeftModelForCausalLM
-        else:
-            auto = transformers.AutoModelForCausalLM
+    with _loading(where):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
         if attention:
             options["attn_implementation"] = attention
-        with quiet():
-            model = auto.from_pretrained(str(source), dtype=getattr(torch, dtype), use_safetensors=True, **options)
-    except Exception as error:  # hub, file, config and architecture errors all mean the same to the user
-        raise ModelError(_explain(str(source), error)) from error
-    if hasattr(model, "merge_and_unload"):
-        model = model.merge_and_unload()
-    _check(model, str(source))
+        model, missing = _load_model(where, dtype, options)
+    _check(model, tokenizer, missing, where)
     model.to(pick_device(device))
     model.eval()
     context = max_length or context_length(model.config, tokenizer)
-    return Subject(model, tokenizer, Encoder(tokenizer, max_length=context), str(source))
+    return Subject(model, tokenizer, Encoder(tokenizer, max_length=context), where)
+
+
+def load_encoder(
+    source: str | Path, *, max_length: int | None = None, trust_remote_code: bool = False
+) -> Encoder:
+    """Tokenizer and context of a model without its weights: enough to check a request."""
+    import transformers
+
+    where = check_source(source)
+    options = {"trust_remote_code": trust_remote_code}
+    with _loading(where):
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
+        config = transformers.AutoConfig.from_pretrained(_base(where) or where, **options)
+    return Encoder(tokenizer, max_length=max_length or context_length(config, tokenizer))
+
+
+def check_source(source: str | Path) -> str:
+    """The model's folder, or a hub id. Raises ModelError where a local path is not a folder with a model."""
+    path, where = Path(source).expanduser(), str(source)
+    looks_local = path.exists() or where.startswith((".", "/", "~"))
+    if looks_local and not path.is_dir():
+        raise ModelError(
+            Problem(where, "no such model folder", "Give a folder with config.json, or a hub id")
+        )
+    if path.is_dir() and not any((path / n).is_file() for n in ("config.json", "adapter_config.json")):
+        raise ModelError(Problem(where, "holds no config.json", "Give the folder that save_pretrained wrote"))
+    return str(path) if path.is_dir() else where
 
 
 def context_length(config: Any, tokenizer: Any) -> int:
@@ -153,23 +164,80 @@ def context_length(config: Any, tokenizer: Any) -> int:
     return int(limit) if 0 < limit < 10**7 else 2048
 
 
-def _check(model: nn.Module, source: str) -> None:
+def _base(source: str) -> str | None:
+    """The model a folder of peft adapters belongs to; None where the folder holds no adapters."""
+    config = Path(source) / "adapter_config.json"
+    if not config.is_file():
+        return None
+    return str(json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"])
+
+
+def _load_model(source: str, dtype: str, options: dict[str, Any]) -> tuple[Any, list[str]]:
+    """(the model, names of weights its files lack)"""
+    import transformers
+
+    base = _base(source)
+    auto: Any = transformers.AutoModelForCausalLM
+    model, report = auto.from_pretrained(
+        base or source, dtype=getattr(torch, dtype), use_safetensors=True, output_loading_info=True, **options
+    )
+    if base:
+        import peft
+
+        if not (Path(source) / "adapter_model.safetensors").is_file():
+            raise OSError("no file named adapter_model.safetensors")  # peft would unpickle another
+        model = peft.PeftModel.from_pretrained(model, source).merge_and_unload()
+    return model, sorted(report["missing_keys"])
+
+
+def _check(model: nn.Module, tokenizer: Any, missing: list[str], source: str) -> None:
     if getattr(model, "is_quantized", False):
-        raise ModelError(
-            Problem(source, "holds quantized weights", "Unlearn and control full-precision weights, quantize afterwards")
-        )
+        fix = "Unlearn and control full-precision weights, quantize afterwards"
+        raise ModelError(Problem(source, "holds quantized weights", fix))
+    problems = []
+    if missing:
+        fix = "They would be random: bring the complete model"
+        problems.append(Problem(source, f"lacks {len(missing)} weights ({', '.join(missing[:3])})", fix))
     broken = [name for name, p in model.named_parameters() if not torch.isfinite(p).all()]
     if broken:
-        raise ModelError(Problem(source, f"non-finite weights in {', '.join(broken[:3])}", "Bring an undamaged model"))
+        what = f"non-finite weights in {', '.join(broken[:3])}"
+        problems.append(Problem(source, what, "Bring an undamaged model"))
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    if largest >= rows:
+        what = f"its tokenizer writes ids up to {largest}, the model knows {rows} tokens"
+        problems.append(Problem(source, what, "Bring the tokenizer the model was trained with"))
+    if problems:
+        raise ModelError(problems)
 
 
-def _explain(source: str, error: Exception) -> Problem:
-    text = " ".join(str(error).split())
-    fix = "Check the folder or the hub id"
-    if "trust_remote_code" in text:
-        fix = "The model brings code of its own: read it, then set trust_remote_code: true"
-    elif "safetensors" in text.lower() and "header" not in text.lower():
-        fix = "expunge reads safetensors only: save the model again with safe_serialization=True"
-    elif "tokenizer" in text.lower():
-        fix = "Save the tokenizer into the same folder"
-    return Problem(source, f"cannot be loaded ({type(error).__name__}: {text[:300]})", fix)
+_MEANINGS = (
+    ("trust_remote_code", "brings code of its own", "Read it, then set trust_remote_code: true"),
+    (
+        "model.safetensors",
+        "holds no weights in safetensors",
+        "expunge unpickles nothing: save the model again with save_pretrained",
+    ),
+    ("header", "holds a damaged safetensors file", "Copy or download it again"),
+    ("unrecognized configuration class", "is not a causal LM", "Use a decoder-only language model"),
+    (
+        "ignore_mismatched_sizes",
+        "has weights of other shapes than its config.json says",
+        "Bring its own config",
+    ),
+    ("tokenizer", "holds no tokenizer that can be loaded", "Save the tokenizer into the same folder"),
+)
+"""A part of the library's message, what it means, what to do."""
+
+
+@contextmanager
+def _loading(source: str) -> Iterator[None]:
+    """Hub, file, config and architecture errors all mean one thing to the user: this model does not load."""
+    try:
+        with quiet():
+            yield
+    except Exception as error:
+        text = " ".join(str(error).split())
+        known = ((meaning, fix) for part, meaning, fix in _MEANINGS if part in text.lower())
+        meaning, fix = next(known, ("cannot be loaded", "Check the folder or the hub id"))
+        raise ModelError(Problem(source, f"{meaning} ({type(error).__name__}: {text[:160]})", fix)) from error

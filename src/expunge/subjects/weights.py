@@ -16,10 +16,12 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from expunge.errors import ExpungeError, ModelError, Problem
+from expunge.subjects.adapters import lora_modules
 from expunge.subjects.subject import Subject, load_subject, quiet
 
 __all__ = [
     "WeightFile",
+    "check_mixable",
     "dump_weights",
     "fingerprint",
     "load_weights",
@@ -42,8 +44,10 @@ def named_weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """A hash of names, dtypes, shapes and bits of all weights; tied weights count once."""
+    """A hash of all weights' names, dtypes, shapes and bits and of the adapters' scales; ties count once."""
     digest = hashlib.sha256()
+    for name, module in lora_modules(model):  # no tensor holds the scale, and θ(α) differs in nothing else
+        digest.update(f"{name}|{sorted(module.scaling.items())}|{module.disable_adapters}".encode())
     for name, tensor in named_weights(model):
         data = tensor.detach().cpu().contiguous()
         digest.update(f"{name}|{data.dtype}|{tuple(data.shape)}".encode())
@@ -82,8 +86,11 @@ def dump_weights(model: nn.Module, path: Path, *, trainable_only: bool = False) 
         if not trainable_only or tensor.requires_grad
     }
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, temporary)
-    os.replace(temporary, path)
+    try:
+        save_file(tensors, temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     return WeightFile(path)
 
 
@@ -107,13 +114,16 @@ def check_mixable(live: nn.Module, original: WeightFile, unlearned: WeightFile) 
             continue
         for name, tensor in weights.items():
             if tensor.shape != here[name].shape:
-                problems.append(Problem(f"{where}: {name}", f"shape {tuple(tensor.shape)}, expected {tuple(here[name].shape)}"))
+                what = f"shape {tuple(tensor.shape)}, expected {tuple(here[name].shape)}"
+                problems.append(Problem(f"{where}: {name}", what))
             elif tensor.is_floating_point() and not torch.isfinite(tensor).all():
                 problems.append(Problem(f"{where}: {name}", "non-finite: mixing cannot rescue a NaN"))
     if not problems:
         for name, tensor in original.items():
             if not tensor.is_floating_point() and not torch.equal(tensor, unlearned[name]):
-                problems.append(Problem(name, "an integer buffer that differs between the models cannot be mixed"))
+                problems.append(
+                    Problem(name, "an integer buffer that differs between the models: no mix of them")
+                )
     if problems:
         raise ModelError(problems)
 
@@ -122,8 +132,8 @@ def check_mixable(live: nn.Module, original: WeightFile, unlearned: WeightFile) 
 def mix_into(live: nn.Module, original: WeightFile, unlearned: WeightFile, alpha: float) -> None:
     """θ(α) = (1−α)·θ_o + α·θ_u into the live model, tensor by tensor; α = 0 original, α = 1 unlearned.
 
-    End points are copied, not computed; everything between is computed in fp32 from θ_o and θ_u (never from the
-    last mix), then cast to the live dtype. Tied weights are mixed once.
+    End points are copied, not computed; everything between is computed in fp32 from θ_o and θ_u (never from
+    the last mix), then cast to the live dtype. Tied weights are mixed once.
     """
     if not 0.0 <= alpha <= 1.0:
         raise ValueError(f"alpha {alpha} outside [0, 1]")
@@ -150,33 +160,58 @@ def moved_fraction(model: nn.Module, before: WeightFile) -> float:
     return moved / max(1, total)
 
 
-def save_subject(subject: Subject, folder: Path, *, info: dict[str, Any] | None = None, check: bool = True) -> Path:
+def save_subject(
+    subject: Subject, folder: Path, *, info: dict[str, Any] | None = None, check: bool = True
+) -> Path:
     """Save model and tokenizer: to a temporary folder, reload, compare bit for bit, rename.
 
-    `info` is written beside the weights as `expunge.json`. Raises ExpungeError when what was reloaded differs or
-    the disk is too small; the target is then left as it was.
+    `info` is written beside the weights as `expunge.json`. Raises ExpungeError when what was reloaded differs
+    or the disk is too small; whatever fails, the target is left as it was.
     """
-    folder = Path(folder)
+    folder = Path(folder).absolute()
+    _check_room(subject.model, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    need = sum(t.numel() * t.element_size() for _, t in named_weights(subject.model))
-    free = shutil.disk_usage(folder.parent).free
-    if free < need * 1.1:
-        raise ExpungeError(f"{folder}: {need / 2**20:.0f} MiB to write, {free / 2**20:.0f} MiB free. Make room and run again")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    with quiet():
-        subject.model.save_pretrained(temporary)  # type: ignore[operator]
-    subject.tokenizer.save_pretrained(temporary)
-    mark = fingerprint(subject.model)
-    facts = {"fingerprint": mark, **subject.info, **(info or {})}
-    (temporary / "expunge.json").write_text(json.dumps(facts, indent=2, default=str) + "\n", encoding="utf-8")
-    if check and not subject.adapter:
-        dtype = str(next(subject.model.parameters()).dtype).removeprefix("torch.")
-        again = load_subject(temporary, dtype=dtype, device="cpu", max_length=subject.encoder.max_length)
-        if fingerprint(again.model) != mark:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise ExpungeError(f"{folder}: the saved model differs from the one in memory; nothing was written")
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(temporary, folder)
+    try:
+        with quiet():
+            subject.model.save_pretrained(temporary)  # type: ignore[operator]
+            subject.tokenizer.save_pretrained(temporary)
+        mark = fingerprint(subject.model)
+        facts = json.dumps({**subject.info, **(info or {}), "fingerprint": mark}, indent=2, default=str)
+        (temporary / "expunge.json").write_text(facts + "\n", encoding="utf-8")
+        if check and not subject.adapter:
+            dtype = str(next(subject.model.parameters()).dtype).removeprefix("torch.")
+            again = load_subject(temporary, dtype=dtype, device="cpu", max_length=subject.encoder.max_length)
+            if again.encoder.fingerprint() != subject.encoder.fingerprint():
+                raise ExpungeError(f"{folder}: transformers reads the saved tokenizer as another; nothing was written")
+            if fingerprint(again.model) != mark:
+                raise ExpungeError(
+                    f"{folder}: the saved model differs from the one in memory; nothing was written"
+                )
+        _replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
     return folder
+
+
+def _check_room(model: nn.Module, folder: Path) -> None:
+    need = 1.1 * sum(t.numel() * t.element_size() for _, t in named_weights(model))
+    free = shutil.disk_usage(next(p for p in folder.parents if p.exists())).free
+    if free < need:
+        sizes = f"{need / 2**20:.0f} MiB to write, {free / 2**20:.0f} MiB free"
+        raise ExpungeError(f"{folder}: {sizes}. Make room and run again")
+
+
+def _replace(new: Path, folder: Path) -> None:
+    """Put `new` in the place of `folder`; the old one is deleted only after the new one stands."""
+    old = folder.with_name(f".{folder.name}.{os.getpid()}.old.tmp")
+    if folder.exists():
+        os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        if old.exists():
+            os.replace(old, folder)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
