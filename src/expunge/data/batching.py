@@ -17,7 +17,7 @@ __all__ = ["Batch", "collate", "token_batches"]
 class Batch:
     """B rows of padded length T with A answer positions in all.
 
-    `row`, `col` [A]: where the logits that *predict* an answer token sit (the causal shift is done here, once);
+    `row`, `col` [A]: where the logits that *predict* an answer token sit (the one causal shift is done here);
     `targets` [A]: the gold ids; `num_tokens` [B]: answer tokens per row, end token included.
     """
 
@@ -40,7 +40,10 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
     width = max(len(r.ids) for r in rows)
     ids = torch.full((len(rows), width), pad_id, dtype=torch.long)
     mask = torch.zeros((len(rows), width), dtype=torch.long)
-    row, col, targets, counts = [], [], [], []
+    row: list[int] = []
+    col: list[int] = []
+    targets: list[int] = []
+    counts: list[int] = []
     for i, encoded in enumerate(rows):
         ids[i, : len(encoded.ids)] = torch.tensor(encoded.ids, dtype=torch.long)
         mask[i, : len(encoded.ids)] = 1
@@ -54,7 +57,7 @@ def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
 
 
 def token_batches(lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices grouped by length, longest first, at most `max_tokens` padded tokens (at least one row) a batch."""
+    """Indices by length, longest first: at most `max_tokens` padded tokens, at least one row a batch."""
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     batch: list[int] = []
     for i in order:
