@@ -1,4 +1,4 @@
-"""One forward pass that computes only what is read: the head at answer positions, the blocks up to a layer."""
+"""One forward pass that computes only what is read: the head at answer positions, blocks up to a layer."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def forward(
     """Run `batch` through `model`.
 
     `positions` (indices into the batch's A answer positions) narrows where the head is applied. `last`: the
-    hidden states the head is given (after the final norm). Without `logits` and `last` the pass ends after the
-    highest of `layers`.
+    hidden states the head is given (after the final norm). Without `logits` and `last` the pass ends after
+    the highest of `layers`.
     """
     result = Forward()
     rows, cols = batch.row, batch.col
@@ -65,7 +65,7 @@ def forward(
 
 @contextmanager
 def _packed_head(model: nn.Module, rows: Tensor, cols: Tensor, result: Forward) -> Iterator[None]:
-    """The head sees [1, A', D] instead of [B, T, D]; what the model does after it (soft caps) still happens."""
+    """The head sees [1, A', D] instead of [B, T, D]; what the model does after it (soft caps) goes on."""
 
     def pack(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         result.last = inputs[0][rows, cols]
@@ -79,7 +79,9 @@ def _packed_head(model: nn.Module, rows: Tensor, cols: Tensor, result: Forward) 
 
 
 @contextmanager
-def _captured(model: nn.Module, layers: Collection[int], hidden: dict[int, Tensor], stop: bool) -> Iterator[None]:
+def _captured(
+    model: nn.Module, layers: Collection[int], hidden: dict[int, Tensor], stop: bool
+) -> Iterator[None]:
     stack = blocks(model)
     deepest = max(layers)
 
@@ -101,5 +103,4 @@ def _captured(model: nn.Module, layers: Collection[int], hidden: dict[int, Tenso
 
 def _recomputes(model: nn.Module) -> bool:
     """Whether activations are recomputed in the backward pass: a pass cut short could not be."""
-    name = "is_activation_checkpointing" if hasattr(type(model), "is_activation_checkpointing") else "is_gradient_checkpointing"
-    return bool(getattr(model, name, False))
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())

@@ -1,7 +1,7 @@
 """Greedy generation with the gold answer as its draft.
 
-The teacher-forced pass says how far greedy decoding follows the gold answer: it does so up to the first miss,
-where it takes the token the pass already knows. Decoding proper starts there; a memorized answer costs nothing.
+The teacher-forced pass says how far greedy decoding follows the gold answer: up to the first miss, where it
+takes the token the pass already knows. Decoding proper starts there; a memorized answer costs nothing.
 Exact: while every token equals gold, the context stays the gold context.
 """
 
@@ -39,17 +39,23 @@ def add_generations(
     max_new_tokens: int = 200,
     advance: Callable[[int], Any] | None = None,
 ) -> Evidence:
-    """The evidence with `generated` and `finish_reason` filled for gold and paraphrased prompts of questions."""
+    """The evidence with `generated` and `finish_reason` for gold and paraphrased prompts of questions."""
     subject.need("generate", "logprobs", what="generation")
     stop = sheet.encoder.stop_ids
     rows = list(evidence.rows)
     todo: list[tuple[int, _Draft]] = []
     for i, (line, row) in enumerate(zip(sheet.lines, rows, strict=True)):
-        if variant_kind(line.variant) in GENERATED_KINDS and not line.record.is_document and not row.truncated:
+        if (
+            variant_kind(line.variant) in GENERATED_KINDS
+            and not line.record.is_document
+            and not row.truncated
+        ):
             room = min(max_new_tokens, sheet.encoder.max_length - row.num_prompt_tokens)
             todo.append((i, _draft(line, row, stop, room)))
     open_ = [d for _, d in todo if not d.done]
-    greedy_continue(subject, [d.prompt for d in open_], [d.ids for d in open_], stop, max_new_tokens, sheet.encoder.pad_id)
+    greedy_continue(
+        subject, [d.prompt for d in open_], [d.ids for d in open_], stop, max_new_tokens, sheet.encoder.pad_id
+    )
     for i, draft in todo:
         ended = bool(draft.ids) and draft.ids[-1] in stop
         text = sheet.encoder.decode(draft.ids[:-1] if ended else draft.ids)
@@ -82,38 +88,58 @@ def greedy_continue(
     *,
     batch_rows: int = 64,
 ) -> None:
-    """Extend each of `answers` in place by greedy decoding until a stop id, `max_new_tokens` or the context's end."""
+    """Extend each of `answers` in place, greedily, until a stop id, `max_new_tokens` or the context's end."""
+    context = subject.encoder.max_length
+
+    def room(i: int) -> int:
+        """Tokens that may still follow; 0: this text has ended."""
+        if answers[i] and answers[i][-1] in stop:
+            return 0
+        return min(max_new_tokens - len(answers[i]), context - len(prompts[i]) - len(answers[i]))
+
+    todo = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(answers[i]))
+    with subject.evaluating() as model:
+        for start in range(0, len(todo), batch_rows):
+            part = todo[start : start + batch_rows]
+            while part := [i for i in part if room(i) > 0]:
+                texts = [[*prompts[i], *answers[i]] for i in part]
+                # no row may run past the context; where that cuts short the others, they go on without it
+                length = min(max(map(room, part)), context - max(map(len, texts)))
+                for i, new in zip(part, _generate(model, texts, length, stop, pad_id), strict=True):
+                    new = new[: room(i)]
+                    ends = [k for k, token in enumerate(new) if token in stop]
+                    answers[i] += new[: ends[0] + 1] if ends else new
+
+
+def _generate(
+    model: Any, texts: Sequence[Sequence[int]], length: int, stop: Sequence[int], pad_id: int
+) -> list[list[int]]:
+    """At most `length` greedy tokens after each text, left-padded; what follows a stop id is meaningless."""
     from transformers import GenerationConfig
 
-    context = subject.encoder.max_length
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(answers[i]))
-    with subject.evaluating() as model:
-        for start in range(0, len(order), batch_rows):
-            part = order[start : start + batch_rows]
-            texts = [[*prompts[i], *answers[i]] for i in part]
-            width = max(map(len, texts))
-            room = min(max(max_new_tokens - len(answers[i]) for i in part), context - width)
-            if room <= 0:
-                continue
-            ids = torch.tensor([[pad_id] * (width - len(t)) + t for t in texts], device=subject.device)
-            mask = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for t in texts], device=subject.device)
-            config = GenerationConfig(
-                max_new_tokens=room, do_sample=False, num_beams=1, pad_token_id=pad_id, eos_token_id=list(stop) or None
-            )
-            # what the model's own generation config asks for (a repetition penalty, say) is not greedy decoding
-            own, model.generation_config = model.generation_config, config  # type: ignore[assignment]
-            try:
-                out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)  # type: ignore[operator]
-            finally:
-                model.generation_config = own  # type: ignore[assignment]
-            for i, tokens in zip(part, out[:, width:].tolist(), strict=True):
-                for token in tokens[: max_new_tokens - len(answers[i])]:
-                    answers[i].append(int(token))
-                    if token in stop:
-                        break
+    width = max(map(len, texts))
+    ids = torch.tensor([[pad_id] * (width - len(t)) + list(t) for t in texts], device=model.device)
+    mask = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for t in texts], device=model.device)
+    config = GenerationConfig(
+        max_new_tokens=length,
+        do_sample=False,
+        num_beams=1,
+        pad_token_id=pad_id,
+        eos_token_id=list(stop) or None,
+    )
+    # what the model's own generation config asks for (a repetition penalty, say) is not greedy decoding
+    own, model.generation_config = model.generation_config, config
+    try:
+        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    finally:
+        model.generation_config = own
+    found: list[list[int]] = out[:, width:].tolist()
+    return found
 
 
-def greedy_text(subject: Subject, prompts: Sequence[Sequence[int]], *, max_new_tokens: int = 200) -> list[str]:
+def greedy_text(
+    subject: Subject, prompts: Sequence[Sequence[int]], *, max_new_tokens: int = 200
+) -> list[str]:
     """Plain greedy decoding of each prompt's ids, for attacks on prompts that have no gold answer."""
     stop = subject.encoder.stop_ids
     answers: list[list[int]] = [[] for _ in prompts]

@@ -1,4 +1,4 @@
-"""One teacher-forced pass per split and model: token log-probabilities, hits and moments, and nothing twice."""
+"""One teacher-forced pass per split and model: token log-probabilities, hits, moments, nothing twice."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from expunge.data.batching import collate, token_batches
 from expunge.evidence import Evidence, Row
 from expunge.measure.forward import forward
-from expunge.measure.sheet import Line, Sheet, text_sizes
+from expunge.measure.sheet import ANSWERS, Line, Sheet, text_sizes
 from expunge.subjects.subject import Subject
 
 __all__ = ["TokenScores", "batch_tokens", "score_sheet", "token_scores"]
@@ -29,7 +29,7 @@ class TokenScores(NamedTuple):
 
 
 def token_scores(logits: Tensor, targets: Tensor, reference_logits: Tensor | None = None) -> TokenScores:
-    """Scores from logits [A, V], upcast to fp32 before the log-softmax. A forbidden token (−inf) has probability 0."""
+    """Scores from logits [A, V], upcast to fp32 before the log-softmax; a logit of −inf is probability 0."""
     logp = torch.log_softmax(logits.float(), dim=-1)
     p = logp.exp()
     finite = logp.masked_fill(p == 0, 0.0)
@@ -38,7 +38,8 @@ def token_scores(logits: Tensor, targets: Tensor, reference_logits: Tensor | Non
     kl = None
     if reference_logits is not None:
         ref = torch.log_softmax(reference_logits.float(), dim=-1)
-        kl = torch.nn.functional.kl_div(logp, ref, log_target=True, reduction="none").sum(-1)
+        q = ref.exp()
+        kl = (q * (ref - logp)).masked_fill(q == 0, 0.0).sum(-1)  # what the reference forbids counts nothing
     return TokenScores(logp.gather(1, targets[:, None])[:, 0], logits.argmax(-1), mean, std, kl)
 
 
@@ -57,12 +58,11 @@ def score_sheet(
 ) -> Evidence:
     """Ask every line of the sheet once, grouped by length; with `reference`, also KL(reference‖model)."""
     subject.need("logprobs", what="scoring answers")
-    flat = [(i, w) for i, line in enumerate(sheet.lines) for w in line.windows]
-    found: list[list[np.ndarray]] = [[] for _ in flat]
-    limit = batch_tokens(subject)
+    windows = [w for line in sheet.lines for w in line.windows]
+    found: list[list[np.ndarray]] = [[] for _ in windows]
     with subject.evaluating() as model:
-        for indices in token_batches([len(w.ids) for _, w in flat], limit):
-            batch = collate([flat[i][1] for i in indices], sheet.encoder.pad_id).to(subject.device)
+        for indices in token_batches([len(w.ids) for w in windows], batch_tokens(subject)):
+            batch = collate([windows[i] for i in indices], sheet.encoder.pad_id).to(subject.device)
             logits = forward(model, batch).logits
             assert logits is not None
             other = None
@@ -70,7 +70,13 @@ def score_sheet(
                 with reference.evaluating() as frozen:
                     other = forward(frozen, batch).logits
             scores = token_scores(logits, batch.targets, other)
-            columns = [scores.logprobs, scores.greedy == batch.targets, scores.greedy, scores.mean, scores.std]
+            columns = [
+                scores.logprobs,
+                scores.greedy == batch.targets,
+                scores.greedy,
+                scores.mean,
+                scores.std,
+            ]
             arrays = [c.cpu().numpy() for c in (*columns, *([scores.kl] if scores.kl is not None else []))]
             bounds = np.concatenate([[0], batch.num_tokens.cpu().numpy().cumsum()])
             for at, i in enumerate(indices):
@@ -119,5 +125,5 @@ def _answer_of(line: Line) -> str:
     record = line.record
     if kind == "refusal":
         return (record.refusal or "").strip()
-    field = {"paraphrased_answer": "paraphrased_answers", "perturbed": "perturbed_answers", "alternate": "alternates", "choice": "choices"}.get(kind)
+    field = ANSWERS.get(kind)
     return (getattr(record, field)[int(j)] if field else record.answer).strip()

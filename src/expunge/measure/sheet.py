@@ -16,6 +16,14 @@ __all__ = ["VARIANTS", "Line", "Sheet", "make_sheet", "variants_of"]
 
 VARIANTS = ("gold", "paraphrased_prompt", "paraphrased_answer", "perturbed", "alternate", "choice", "refusal")
 
+ANSWERS = {
+    "paraphrased_answer": "paraphrased_answers",
+    "perturbed": "perturbed_answers",
+    "alternate": "alternates",
+    "choice": "choices",
+}
+"""Variants that put another answer in the place of the record's own, and the field that holds it."""
+
 
 class Line(NamedTuple):
     """One record in one variant; `windows` has more than one row for a long document."""
@@ -45,13 +53,9 @@ def variants_of(record: Record, kinds: Iterable[str]) -> Iterable[tuple[str, Rec
         elif kind == "refusal":
             if record.refusal:
                 yield kind, record.answered(record.refusal), None
-        elif kind == "choice":
-            for j, choice in enumerate(record.choices):
-                yield f"{kind}:{j}", record.answered(choice), j == record.label
-        elif kind in VARIANTS:
-            field = {"paraphrased_answer": "paraphrased_answers", "perturbed": "perturbed_answers"}.get(kind, "alternates")
-            for j, answer in enumerate(getattr(record, field)):
-                yield f"{kind}:{j}", record.answered(answer), None
+        elif kind in ANSWERS:
+            for j, answer in enumerate(getattr(record, ANSWERS[kind])):
+                yield f"{kind}:{j}", record.answered(answer), j == record.label if kind == "choice" else None
         else:
             raise ConfigError(Problem(f"variant {kind!r}", "unknown", nearest(kind, VARIANTS)))
 

@@ -1,4 +1,4 @@
-"""Taking evidence: a sheet per split, one pass, generation where text metrics ask for it, kept under a key."""
+"""Taking evidence: a sheet per split, one pass, generation where text metrics ask for it, kept by key."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ CODE_VERSION = 1
 
 @dataclass(frozen=True)
 class EvidencePlan:
-    """What is asked of each split: kinds of variant, and whether text is generated (at most `max_new_tokens`)."""
+    """What is asked of each split: kinds of variant, and whether text is generated (and how much at most)."""
 
     variants: Sequence[str] = VARIANTS
     generate: bool = True
@@ -42,14 +43,14 @@ def take_evidence(
     splits: Mapping[str, Sequence[Record]],
     folder: Path | None = None,
     *,
-    plan: EvidencePlan = EvidencePlan(),  # noqa: B008 - frozen
+    plan: EvidencePlan = EvidencePlan(),
     reference: Subject | None = None,
     name: str = "evidence",
 ) -> dict[str, Evidence]:
-    """Evidence of `subject` on every split; with `folder`, kept there under its key and read back when it exists.
+    """Evidence of `subject` on every split; with `folder`, kept there by key and read back when it exists.
 
-    The key holds weights, tokenizer, template, records, settings, dtype, device kind, attention kernel and code
-    version, so evidence of another model can never come back.
+    The key holds weights, tokenizer, template, records, settings, dtype, device kind, attention kernel and
+    code version, so evidence of another model can never come back.
     """
     weights = fingerprint(subject.model)
     base = {
@@ -67,7 +68,10 @@ def take_evidence(
         if not records:
             continue
         sheet = make_sheet(subject.encoder, records, split, plan.variants)
-        settings = {"variants": list(plan.variants), "max_new_tokens": plan.max_new_tokens if plan.generates(split) else 0}
+        settings = {
+            "variants": list(plan.variants),
+            "max_new_tokens": plan.max_new_tokens if plan.generates(split) else 0,
+        }
         meta: dict[str, Any] = {**base, "records": sheet.records_fingerprint, "settings": settings}
         key = hashlib.sha256(json.dumps([split, meta], sort_keys=True).encode()).hexdigest()[:20]
         path = Path(folder) / f"{split}-{key}.parquet" if folder else None
@@ -75,10 +79,11 @@ def take_evidence(
             result[split] = read_evidence(path)
         else:
             jobs.append((split, sheet, meta, path))
-    total = sum(len(sheet.lines) for _, sheet, _, _ in jobs)
+    total = sum(len(line.windows) for _, sheet, _, _ in jobs for line in sheet.lines)
     with track(f"measuring {name}", total) as advance:
         for split, sheet, meta, path in jobs:
-            evidence = score_sheet(subject, sheet, reference=reference, advance=lambda n, s=split: advance(n, note=s))  # type: ignore[misc]
+            noted = partial(advance, note=split)
+            evidence = score_sheet(subject, sheet, reference=reference, advance=noted)
             if plan.generates(split) and "generate" in subject.can:
                 evidence = add_generations(subject, sheet, evidence, max_new_tokens=plan.max_new_tokens)
             evidence.meta.update(meta)
