@@ -17,7 +17,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -92,6 +92,29 @@ class Registry:
                 )
             importlib.import_module(card.module)
         return self._live[name]
+
+    def make(self, name: str, **settings: Any) -> Any:
+        """The dataclass registered under `name`, built with these settings.
+
+        Raises ConfigError with the nearest names on unknown settings, and on values of another type or range.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        cls = self.get(name)
+        known = [f.name for f in fields(cls) if f.init]
+        hint = lambda key: nearest(key, known) if known else "It has none"  # noqa: E731
+        unknown = [
+            Problem(f"{self.kind} {name!r}", f"no setting {k!r}", hint(k)) for k in settings if k not in known
+        ]
+        if unknown:
+            raise ConfigError(unknown)
+        try:
+            return TypeAdapter(cls).validate_python(settings)
+        except ValidationError as error:
+            where = f"{self.kind} {name!r}"
+            raise ConfigError(
+                [Problem(where, f"{e['loc'][0]} is {e['input']!r}", e["msg"]) for e in error.errors()]
+            ) from error
 
     @cached_property
     def _found(self) -> dict[str, Card]:

@@ -1,6 +1,13 @@
 """One control, one file: what keeps unlearning from going too far."""
 
-from expunge.controls.bar import Bar, Probe, choose_metric
+from typing import Any
+
 from expunge.controls.base import CONTROLS, Control, Scene
 
-__all__ = ["CONTROLS", "Bar", "Control", "Probe", "Scene", "choose_metric"]
+__all__ = ["CONTROLS", "Control", "Scene", "make_control"]
+
+
+def make_control(name: str, **settings: Any) -> Control:
+    """The control of this name with these settings; ConfigError on an unknown name or setting."""
+    control: Control = CONTROLS.make(name, **settings)
+    return control

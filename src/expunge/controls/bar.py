@@ -1,23 +1,24 @@
-"""The bar: a metric on calibration and the share of the original's value that must remain, stated before training."""
+"""The bar: a metric on calibration, and the share of the original's value that must remain."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from expunge.data.records import Record
 from expunge.errors import ConfigError, NotComputable, Problem
 from expunge.evidence import Evidence
+from expunge.measure.generate import add_generations
 from expunge.measure.score import score_sheet
 from expunge.measure.sheet import Sheet, make_sheet
 from expunge.metrics import make_metric
 from expunge.metrics.base import Metric, Score
 from expunge.subjects.subject import Subject
 
-__all__ = ["Bar", "Probe", "choose_metric", "is_met"]
+__all__ = ["Bar", "Probe", "choose_metric", "is_met", "within_noise"]
 
-MIN_STRENGTH = 0.2
-"""Extraction strength the original must have for `auto` to take it as the bar's metric."""
+MIN_STRENGTH, MIN_PROBABILITY = 0.2, 0.05
+"""What the original must score for `auto` to take extraction strength, or probability."""
 
 
 def is_met(value: float | None, original: float, keep: float, better: str) -> bool:
@@ -62,24 +63,28 @@ class Bar:
 
 
 def choose_metric(name: str, calibration: Evidence) -> tuple[Metric, Score]:
-    """The bar's metric and the original's score. `auto`: extraction strength where the original has some (≥ 0.2 and
-    above its interval's half-width), else probability, else perplexity for documents.
+    """The bar's metric and the original's score.
 
-    Raises NotComputable when the original's score is not above zero: every model would meet such a bar.
+    `auto`: extraction strength where the original has some (≥ 0.2 and above its interval's half-width), else
+    probability, else perplexity. Raises ConfigError on a metric without a better side on calibration, and
+    NotComputable when the original's score is not above zero: every model would meet such a bar, or none.
     """
     candidates = ("extraction_strength", "probability", "perplexity") if name == "auto" else (name,)
     reasons = []
     for candidate in candidates:
         metric = make_metric(candidate)
+        if not metric.applies("calibration") or metric.better("calibration") not in ("higher", "lower"):
+            what = f"{candidate} is neither higher nor lower for a better model"
+            raise ConfigError(Problem("bar.metric", what, "Try auto, extraction_strength or probability"))
         score = metric.score({"calibration": calibration}, "calibration")
         if score.value is None:
             reasons.append(f"{candidate}: {score.reason}")
-        elif metric.better("calibration") == "higher" and score.value <= 0:
+        elif score.value <= 0:
             reasons.append(f"{candidate}: the original scores 0 on calibration")
-        elif name == "auto" and candidate == "extraction_strength" and _weak(score):
+        elif candidates[1:] and candidate == "extraction_strength" and _weak(score):
             reasons.append(f"{candidate}: {score.value:.3f} is below {MIN_STRENGTH} or within its noise")
-        elif name == "auto" and candidate == "probability" and score.value < 0.05:
-            reasons.append(f"{candidate}: {score.value:.3f} is too low to hold")
+        elif candidates[1:] and candidate == "probability" and score.value < MIN_PROBABILITY:
+            reasons.append(f"{candidate}: {score.value:.3f} is below {MIN_PROBABILITY}")
         else:
             return metric, score
     raise NotComputable("the bar is meaningless: " + "; ".join(reasons))
@@ -87,20 +92,29 @@ def choose_metric(name: str, calibration: Evidence) -> tuple[Metric, Score]:
 
 def _weak(score: Score) -> bool:
     assert score.value is not None
-    half = (score.high - score.low) / 2 if score.high is not None and score.low is not None else 0.0
-    return score.value < MIN_STRENGTH or score.value <= half
+    return score.value < MIN_STRENGTH or within_noise(score)
+
+
+def within_noise(score: Score) -> bool:
+    """Whether the score is no larger than the half-width of its own interval."""
+    if score.value is None or score.low is None or score.high is None:
+        return False
+    return score.value <= (score.high - score.low) / 2
 
 
 class Probe:
-    """Measures the bar's metric on calibration, many times cheaply: encoded once, per-record scores only."""
+    """Measures the bar's metric on calibration, cheaply: encoded once, asked no more than it reads."""
 
     def __init__(self, subject: Subject, calibration: Sequence[Record], metric: Metric):
         kinds = tuple(dict.fromkeys(("gold", *metric.reads)))
         self.sheet: Sheet = make_sheet(subject.encoder, calibration, "calibration", kinds)
         self.metric = metric
+        self.generates = any("generated" in fields for fields in metric.reads.values())
         self.passes = 0
 
     def __call__(self, subject: Subject) -> Score:
         self.passes += 1
-        evidence: Mapping[str, Evidence] = {"calibration": score_sheet(subject, self.sheet)}
-        return self.metric.score(evidence, "calibration")
+        evidence = score_sheet(subject, self.sheet)
+        if self.generates:
+            evidence = add_generations(subject, self.sheet, evidence)
+        return self.metric.score({"calibration": evidence}, "calibration")

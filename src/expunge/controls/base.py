@@ -1,8 +1,8 @@
 """The contract of a control: it keeps unlearning from going too far.
 
-*during* training: a TrainingControl (caps, early stop). *after*: a calibration that brings the finished model to the
-bar. Both are frozen dataclasses of their settings, one file each; `early_stop` and `uwc` guarantee a utility bar,
-the others bound a proxy and their result still passes through `uwc`.
+*during* training: a TrainingControl (caps, early stop). *after*: a calibration that brings the finished model
+to the bar. Both are frozen dataclasses of their settings, one file each; `early_stop` and `uwc` guarantee a
+utility bar, the others bound a proxy and their result still passes through `uwc`.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from expunge.controls.bar import Bar
 from expunge.registry import Card, Registry
 
 if TYPE_CHECKING:
+    from expunge.controls.bar import Bar
     from expunge.data.records import Record
     from expunge.training.hooks import TrainingControl
 
@@ -41,7 +41,7 @@ class Control(ABC):
 
     @property
     def when(self) -> Literal["during", "after"]:
-        return self.card.fields["when"]  # type: ignore[no-any-return]
+        return self.card.fields["when"]
 
     @abstractmethod
     def attach(self, scene: Scene) -> TrainingControl | None:

@@ -13,14 +13,19 @@ from expunge.training.views import View
 __all__ = ["Cap"]
 
 
-@CONTROLS.register("cap", when="during", bounds="NLL of each forget token", guarantee="no gradient where p ≤ p_min",
-                   source="Wang et al. 2025, arXiv 2406.09179")  # fmt: skip
+@CONTROLS.register(
+    "cap",
+    when="during",
+    bounds="NLL of each forget token",
+    guarantee="no gradient where p ≤ p_min",
+    source="Wang et al. 2025, arXiv 2406.09179",
+)
 @dataclass(frozen=True)
 class Cap(Control):
-    """Cut each forget token's NLL at δ = −log p_min: −(1/n) Σ_t min(NLL_t, δ), gradient only while p_t > p_min.
+    """Cut each forget token's NLL at δ = −log p_min: −(1/n) Σ_t min(NLL_t, δ).
 
-    n counts all forget tokens, so capped ones weaken the push. Wang et al. 2025 (arXiv 2406.09179). A `p_min`
-    below 1/V pushes tokens below chance.
+    The gradient ends where p_t ≤ p_min; n counts all forget tokens, so capped ones weaken the push. A `p_min`
+    below 1/V pushes tokens below chance. Wang et al. 2025 (arXiv 2406.09179).
     """
 
     p_min: float = 0.01
@@ -36,8 +41,9 @@ class _CapHooks(TrainingControl):
         self.nats = nats
 
     def forget_view(self, view: View) -> View:
-        if not view.scored:
-            raise ConfigError(Problem("control.cap", "the method's loss has no token likelihoods to cap", "Remove `cap`"))
+        if not view.has_likelihood:
+            what = "the method's loss reads no likelihood of the forget answers, there is nothing to cap"
+            raise ConfigError(Problem("control.cap", what, "Remove `cap`"))
         capped = view.capped(self.nats)
         self.active = float((capped._token_logprobs.detach() <= -self.nats).float().mean())
         return capped

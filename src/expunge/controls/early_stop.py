@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from expunge.controls.bar import Bar, Probe
 from expunge.controls.base import CONTROLS, Control, Scene
+from expunge.errors import ConfigError, Problem
 from expunge.subjects.subject import Subject
 from expunge.training.checkpoint import trainable
 from expunge.training.hooks import TrainingControl
@@ -18,19 +18,27 @@ from expunge.training.hooks import TrainingControl
 __all__ = ["EarlyStop"]
 
 
-@CONTROLS.register("early_stop", when="during", bounds="length of the path",
-                   guarantee="the returned checkpoint meets the bar on calibration", source="Wang et al. 2025, arXiv 2406.09179")  # fmt: skip
+@CONTROLS.register(
+    "early_stop",
+    when="during",
+    bounds="length of the path",
+    guarantee="the returned checkpoint meets the bar on calibration",
+    source="Wang et al. 2025, arXiv 2406.09179",
+)
 @dataclass(frozen=True)
 class EarlyStop(Control):
-    """Measure calibration every `every` steps; stop after more than `patience` misses; restore the last good weights.
+    """Measure calibration every `every` steps; stop beyond `patience` misses; restore the last good weights.
 
-    Step 0 is θ_o and always good, so there is always something to return. A non-finite value counts as a miss.
+    Step 0 is θ_o and always good, so there is always something to return. A non-finite value is a miss.
     """
 
     every: int = 25
     patience: int = 0
 
     def attach(self, scene: Scene) -> TrainingControl:
+        if self.every < 1 or self.patience < 0:
+            what = f"every {self.every}, patience {self.patience}"
+            raise ConfigError(Problem("control.early_stop", what, "every ≥ 1 step, patience ≥ 0"))
         return _EarlyStopHooks(self, scene)
 
 
@@ -79,14 +87,18 @@ class _EarlyStopHooks(TrainingControl):
                 parameters[name].copy_(tensor)
         if self.good_step == 0:
             return "early_stop: the method could not move within the bar; the original weights were restored"
-        return f"early_stop: calibration fell below the bar, the weights of step {self.good_step} were restored"
+        return (
+            f"early_stop: calibration fell below the bar, the weights of step {self.good_step} were restored"
+        )
 
     def _keep(self, subject: Subject, step: int) -> None:
         self.good_step = step
         self.good = {name: p.detach().clone() for name, p in trainable(subject.model).items()}
 
     def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        return {"misses": self.misses, "good_step": self.good_step}, copy.copy(self.good or {})
+        plain = {"misses": self.misses, "good_step": self.good_step, "last_step": self._last_step}
+        return plain, dict(self.good or {})
 
     def load_state(self, plain: dict[str, Any], tensors: dict[str, Tensor]) -> None:
         self.misses, self.good_step, self.good = plain["misses"], plain["good_step"], tensors
+        self._last_step = plain["last_step"]

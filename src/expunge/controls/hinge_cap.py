@@ -17,7 +17,7 @@ __all__ = ["HingeCap", "hinge_rows"]
 
 
 def hinge_rows(nll: Tensor, delta: float, divide_by: Literal["active", "batch"] = "active") -> Tensor:
-    """(δ − s_i)·[s_i < δ] per row, scaled so that the mean over rows is F; the active set is not differentiated.
+    """(δ − s_i)·[s_i < δ] per row, scaled so that the mean over rows is F; [s_i < δ] is not differentiated.
 
     >>> hinge_rows(torch.tensor([1.0, 5.0, 3.0]), 4.0).mean().item()
     2.0
@@ -29,14 +29,20 @@ def hinge_rows(nll: Tensor, delta: float, divide_by: Literal["active", "batch"] 
     return rows
 
 
-@CONTROLS.register("hinge_cap", when="during", bounds="NLL of each forget sequence",
-                   guarantee="no gradient beyond δ; overshoot at most one step", source="Wang et al. 2024, arXiv 2406.09179v1")  # fmt: skip
+@CONTROLS.register(
+    "hinge_cap",
+    when="during",
+    bounds="NLL of each forget sequence",
+    guarantee="no gradient beyond δ; overshoot at most one step",
+    source="Wang et al. 2024, arXiv 2406.09179v1",
+)
 @dataclass(frozen=True)
 class HingeCap(Control):
-    """Replace ascent by F = (1/|V|) Σ_{i∈V} (δ − s_i), V = {i : s_i < δ}; s the summed NLL ("token": the mean).
+    """Replace ascent by F = (1/|V|) Σ_{i∈V} (δ − s_i), V = {i : s_i < δ}.
 
-    With V empty and no retain term the optimizer step is skipped: warm Adam moments would go on moving the
-    weights. Wang et al. 2024 (arXiv 2406.09179v1). For ascent methods (`ga`, `graddiff`, `ga_kl`).
+    s is the mean NLL of a row ("token", the default) or the sum. With V empty and no retain term the step is
+    skipped: warm Adam moments would go on moving the weights. For ascent methods (`ga`, `graddiff`, `ga_kl`).
+    Wang et al. 2024 (arXiv 2406.09179v1).
     """
 
     delta: float = 6.0
@@ -60,10 +66,14 @@ class _HingeHooks(TrainingControl):
 
         if not isinstance(method, Ascent):
             fix = "Use `cap` or `early_stop`"
-            raise ConfigError(Problem("control.hinge_cap", f"binds ascent methods, and {method.name} is none", fix))
+            raise ConfigError(
+                Problem("control.hinge_cap", f"binds ascent methods, and {method.name} is none", fix)
+            )
         if accumulate > 1 and self.settings.divide_by == "active":
             fix = "Set divide_by: batch"
-            raise ConfigError(Problem("control.hinge_cap", "|V| of a whole step is unknown under accumulation", fix))
+            raise ConfigError(
+                Problem("control.hinge_cap", "|V| of a whole step is unknown under accumulation", fix)
+            )
 
     def forget_rows(self, rows: Tensor, view: View) -> Tensor:
         nll = view.row_nll()

@@ -6,14 +6,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from expunge.controls.base import CONTROLS, Control, Scene
+from expunge.errors import ConfigError, Problem
 from expunge.subjects.subject import Subject
 from expunge.subjects.weights import WeightFile, check_mixable, dump_weights, mix_into
 
 __all__ = ["MixingPath", "ModelMixing"]
 
 
-@CONTROLS.register("model_mixing", when="after", bounds="distance along the segment θ_o → θ_u",
-                   guarantee="end points bit-exact", source="Wang et al. 2025, arXiv 2406.09179; Wortsman et al. 2021, arXiv 2109.01903")  # fmt: skip
+@CONTROLS.register(
+    "model_mixing",
+    when="after",
+    bounds="distance along the segment θ_o → θ_u",
+    guarantee="end points bit-exact",
+    source="Wang et al. 2025, arXiv 2406.09179; Wortsman et al. 2021, arXiv 2109.01903",
+)
 @dataclass(frozen=True)
 class ModelMixing(Control):
     """θ(α) = (1−α)·θ_o + α·θ_u at a fixed α; 0 is the original, 1 the unlearned model."""
@@ -21,7 +27,8 @@ class ModelMixing(Control):
     alpha: float = 1.0
 
     def attach(self, scene: Scene) -> None:
-        return None
+        if not 0 <= self.alpha <= 1:
+            raise ConfigError(Problem("control.model_mixing.alpha", f"{self.alpha} is outside [0, 1]"))
 
 
 class MixingPath:

@@ -2,8 +2,8 @@
 
     α*(τ) = max { α : M_cal(θ(α)) ≥ τ · M_cal(θ_o) }
 
-End points first, a coarse grid as guard against non-monotone curves, then bisection; every value is kept by α and
-serves all τ. Pure: it sees a function of α, never a model.
+End points first, a coarse grid as guard against non-monotone curves, then bisection; every value is kept by α
+and serves all τ. Pure: it sees a function of α, never a model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Found:
-    """α* for one τ. `bracket` = (feasible, infeasible) ends of the last cell; both 1 when the bar holds at α = 1."""
+    """α* for one τ. `bracket`: feasible and infeasible end of the last cell, (1, 1) when it holds at 1."""
 
     tau: float
     alpha: float
@@ -49,14 +49,22 @@ class Found:
 
 
 def search_alpha(
-    curve: Curve, original: float, taus: Sequence[float], better: str = "higher", *, grid: int = 8, tol: float = 1 / 128
+    curve: Curve,
+    original: float,
+    taus: Sequence[float],
+    better: str = "higher",
+    *,
+    grid: int = 8,
+    tol: float = 1 / 128,
 ) -> dict[float, Found]:
     """α* for each τ. `grid` ≤ 1: no scan (and no guard). Raises NotComputable when the original scores 0."""
     if better == "higher" and original <= 0:
         raise NotComputable("the original scores 0 on calibration: every model meets such a bar")
-    for tau in taus:
-        if not 0 < tau <= 1:
-            raise ConfigError(Problem("bar.keep", f"{tau} is outside (0, 1]"))
+    problems = [Problem("bar.keep", f"{tau} is outside (0, 1]") for tau in taus if not 0 < tau <= 1]
+    if tol <= 0:
+        problems.append(Problem("control.uwc.tol", f"{tol} must be above 0"))
+    if problems:
+        raise ConfigError(problems)
     last = curve(1.0)
     open_ = [tau for tau in taus if not is_met(last, original, tau, better)]
     if open_ and grid > 1:
@@ -64,7 +72,7 @@ def search_alpha(
             curve(g / grid)
     found = {}
     for tau in taus:
-        good = lambda alpha, tau=tau: is_met(curve(alpha), original, tau, better)  # type: ignore[misc]  # noqa: E731
+        good = lambda alpha, tau=tau: is_met(curve(alpha), original, tau, better)  # noqa: E731
         if tau not in open_:
             found[tau] = _at_one(curve.values, tau, good)
         else:
@@ -81,7 +89,7 @@ def _at_one(values: Mapping[float, float | None], tau: float, good: Callable[[fl
 def _inside(curve: Curve, tau: float, good: Callable[[float], bool], grid: int, tol: float) -> Found:
     cells = [g / grid for g in range(grid + 1)]
     edge = next(g for g in range(1, grid + 1) if not good(cells[g])) - 1
-    beyond = [a for a in curve.values if a > cells[edge + 1] and good(a)]
+    beyond = [a for a in cells[edge + 2 :] if good(a)]
     low, high = cells[edge], cells[edge + 1]
     while high - low > tol:
         middle = (low + high) / 2
@@ -91,5 +99,5 @@ def _inside(curve: Curve, tau: float, good: Callable[[float], bool], grid: int, 
             high = middle
     if not beyond:
         return Found(tau, low, (low, high), True, low)
-    text = f"the curve is not monotone at this bar: α = {max(beyond):g} meets it again beyond an infeasible stretch"
-    return Found(tau, low, (low, high), False, max(beyond), (text,))
+    text = f"the curve is not monotone: beyond an infeasible stretch α = {beyond[-1]:g} meets the bar again"
+    return Found(tau, low, (low, high), False, beyond[-1], (text,))

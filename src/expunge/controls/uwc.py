@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from expunge.controls.bar import Bar, bar_value, is_met
+from expunge.controls.bar import Bar, bar_value, is_met, within_noise
 from expunge.controls.base import CONTROLS, Control, Scene
 from expunge.controls.search import Curve, Found, search_alpha
 from expunge.metrics.base import Score
@@ -31,8 +31,13 @@ class Calibration:
     wall: float
 
 
-@CONTROLS.register("uwc", when="after", bounds="α, by a bar on any metric",
-                   guarantee="M(θ(α*)) ≥ τ·M(θ_o) on calibration", source="Wang et al. 2025, arXiv 2406.09179")  # fmt: skip
+@CONTROLS.register(
+    "uwc",
+    when="after",
+    bounds="α, by a bar on any metric",
+    guarantee="M(θ(α*)) ≥ τ·M(θ_o) on calibration",
+    source="Wang et al. 2025, arXiv 2406.09179",
+)
 @dataclass(frozen=True)
 class UWC(Control):
     """α* = max { α : M_cal(θ(α)) ≥ τ·M_cal(θ_o) } along θ_o → θ_u, by a guarded bisection.
@@ -64,23 +69,30 @@ class UWC(Control):
         found = search_alpha(curve, bar.original.value, taus, bar.better, grid=self.grid, tol=self.tol)
         interval = alpha_interval(scores, bar, entities, seed)
         warnings = list(found[bar.keep].warnings)
+        if within_noise(bar.original):
+            warnings.append("the original's score on calibration is within its noise")
         if interval and interval[1] - interval[0] > WIDE:
-            warnings.append(
-                f"calibration is small: α* could lie anywhere in [{interval[0]:.2f}, {interval[1]:.2f}] with other records"
-            )
-        return Calibration(found, dict(sorted(scores.items())), interval, tuple(warnings), curve.passes, time.monotonic() - began)
+            span = f"[{interval[0]:.2f}, {interval[1]:.2f}]"
+            warnings.append(f"calibration is small: with other records α* could lie anywhere in {span}")
+        wall = time.monotonic() - began
+        return Calibration(found, dict(sorted(scores.items())), interval, tuple(warnings), curve.passes, wall)
 
 
 def alpha_interval(
     scores: Mapping[float, Score], bar: Bar, entities: Sequence[str], seed: int
 ) -> tuple[float, float] | None:
-    """95 % interval of α*: resample entities, interpolate the measured curve, find its first crossing of the bar."""
+    """95 % interval of α*: resample entities, interpolate the curve, find its first crossing of the bar.
+
+    None for a single entity, where a probe lacks a record, and for a metric that is no mean over records.
+    """
     alphas = sorted(a for a, s in scores.items() if s.value is not None)
     records = list(bar.original.per_record)
     complete = [a for a in alphas if all(r in scores[a].per_record for r in records)]
     if len(complete) < 2 or len(set(entities)) < 2 or complete[-1] != 1.0:
         return None
     values = np.array([[scores[a].per_record[r] for r in records] for a in complete])
+    if not np.allclose(values.mean(1), [scores[a].value for a in complete], rtol=1e-6):  # type: ignore[arg-type]
+        return None
     weights = Clusters(entities, seed_from(seed, "alpha")).weights()
     draws = (weights @ values.T) / weights.sum(1, keepdims=True)
     crossings = np.array([_crossing(complete, row, bar) for row in draws])

@@ -21,17 +21,20 @@ def _permutation(n: int, *parts: object) -> np.ndarray:
     return np.random.default_rng(seed_from(*parts)).permutation(n)
 
 
-def partner(seed: int, epoch: int, index: int, num_retain: int) -> int:
-    """The retain row beside position `index` of an epoch; every retain row is used before one comes twice."""
-    lap, place = divmod(index, num_retain)
-    return int(_permutation(num_retain, seed, "retain", epoch, lap)[place])
+def partner(seed: int, epoch: int, index: int, num_rows: int, num_retain: int) -> int:
+    """The retain row beside position `index` of an epoch of `num_rows`.
+
+    Positions count through the epochs, so every retain row is used before one comes twice.
+    """
+    lap, place = divmod(epoch * num_rows + index, num_retain)
+    return int(_permutation(num_retain, seed, "retain", lap)[place])
 
 
 class Schedule:
     """The steps of a run over `lengths` rows, with retain partners where there are retain rows.
 
-    One step takes `batch` rows of the epoch's order; position `index` of that order has the retain partner
-    `partner(seed, epoch, index)`. Rows of neighboring batches are sorted by length among themselves.
+    One step takes `batch` rows of the epoch's order; position `index` of that order brings the retain row
+    `partner(seed, epoch, index, ...)` into the epoch. Neighboring batches are sorted by length, both sides.
     """
 
     def __init__(self, lengths: Sequence[int], retain_lengths: Sequence[int], *, batch: int, seed: int):
@@ -69,9 +72,9 @@ class Schedule:
         num_retain = len(self.retain_lengths)
         if num_retain == 0:
             return np.empty(0, dtype=int)
-        laps = math.ceil(count / num_retain)
-        drawn = [_permutation(num_retain, self.seed, "retain", epoch, lap) for lap in range(laps)]
-        return np.concatenate(drawn)[:count]
+        laps, places = np.divmod(epoch * count + np.arange(count), num_retain)
+        drawn = {lap: _permutation(num_retain, self.seed, "retain", lap) for lap in np.unique(laps).tolist()}
+        return np.array([drawn[lap][place] for lap, place in zip(laps.tolist(), places, strict=True)])
 
 
 def _by_length(indices: np.ndarray, lengths: np.ndarray) -> list[int]:

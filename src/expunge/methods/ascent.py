@@ -13,7 +13,7 @@ from expunge.training.views import View
 
 @dataclass(frozen=True, kw_only=True)
 class Ascent(Objective):
-    """ℓ_f = −m_i: the mean NLL of each forget answer, with its sign flipped. Unbounded: it needs a control."""
+    """ℓ_f = −m_i: the mean NLL of each forget answer, sign flipped. Unbounded: it needs a control."""
 
     reads: ClassVar[tuple[str, ...]] = ("mean_nll",)
 

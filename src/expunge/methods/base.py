@@ -1,8 +1,8 @@
 """The contract of a method, and its four kinds.
 
-*objective*: a loss in the one loop (most methods) · *loop*: brings its own training step · *one-shot*: returns
-weights without the loop (task arithmetic, closed-form edits, retraining) · *wrapper*: the same weights, asked
-differently. A method is a frozen dataclass of its hyper-parameters in one file, with its card in the decorator:
+*objective*: a loss in the one loop (most methods) · *loop*: brings its own step · *one-shot*: without the loop
+(task arithmetic, closed-form edits, retraining) · *wrapper*: the same weights, asked differently. A method is
+a frozen dataclass of its hyper-parameters in one file, with its card in the decorator:
 
 family; erases (influence, capability, output); targets (kinds it suits); access (weights, logits, text);
 needs (what beyond forget); cost (forward and backward passes per step); scale (single, ddp, fsdp); source.
@@ -12,7 +12,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from annotated_types import Ge, Gt
 
 from expunge.registry import Card, Registry
 
@@ -24,9 +26,13 @@ if TYPE_CHECKING:
     from expunge.training.views import View
     from expunge.training.workspace import Workspace
 
-__all__ = ["METHODS", "LoopMethod", "Method", "Objective", "OneShot", "Wrapper"]
+__all__ = ["METHODS", "LoopMethod", "Method", "Objective", "OneShot", "Positive", "Weight", "Wrapper"]
 
 METHODS = Registry("method", "expunge.methods", "METHODS")
+
+Kind = Literal["objective", "loop", "one_shot", "wrapper"]
+Positive = Annotated[float, Gt(0)]
+Weight = Annotated[float, Ge(0)]
 
 
 class Method(ABC):
@@ -34,7 +40,7 @@ class Method(ABC):
 
     name: ClassVar[str]
     card: ClassVar[Card]
-    kind: ClassVar[Literal["objective", "loop", "one_shot", "wrapper"]]
+    kind: ClassVar[Kind]
 
     @abstractmethod
     def unlearn(self, subject: Subject, request: Request, workspace: Workspace) -> Subject: ...
@@ -48,16 +54,16 @@ class Objective(Method):
     outside. `reads` holds `[variant.][reference.]quantity`, see expunge.training.views.
     """
 
-    kind = "objective"
+    kind: ClassVar[Kind] = "objective"
     reads: ClassVar[tuple[str, ...]]
 
-    forget_weight: float = 1.0  # γ
-    retain_weight: float = 1.0  # λ; 0: no retain forward at all
+    forget_weight: Weight = 1.0  # γ
+    retain_weight: Weight = 1.0  # λ; 0: no retain forward at all
     retain: str = "ce"  # a retain loss by name
 
     @abstractmethod
-    def loss(self, forget: View) -> Tensor:
-        """ℓ_f per forget row, [B]."""
+    def loss(self, forget: View, *_: Any, **state: Any) -> Tensor:
+        """ℓ_f per forget row, [B]. `state`: what `setup` returned, where a method has one."""
 
     def selects(self, subject: Subject) -> set[str] | None:
         """Names of the parameters that are trained; None: all of them."""
@@ -69,25 +75,28 @@ class Objective(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class LoopMethod(Objective):
-    """An objective with a training step of its own: adversaries, annealing, sampling."""
+    """An objective with a training step of its own: adversaries, annealing, sampling.
 
-    kind = "loop"
+    Tensors it keeps between steps belong into `loop.state` (from `setup`): checkpointed and put back.
+    """
+
+    kind: ClassVar[Kind] = "loop"
 
     @abstractmethod
     def step(self, loop: Any, number: int) -> dict[str, float]:
         """Put the gradient of optimizer step `number` into `.grad` and return the terms' values.
 
-        `loop.gradients(number)` is the plain step; `loop.task` and `loop.subject` are there to be used.
+        `loop.gradients(number)` adds the plain gradient; `loop.task` and `loop.subject` are there to be used.
         """
 
 
 class OneShot(Method):
     """Weights in, weights out, without the loop."""
 
-    kind = "one_shot"
+    kind: ClassVar[Kind] = "one_shot"
 
 
 class Wrapper(Method):
     """Inference-time: the same weights, wrapped. Its verdict is at best *output-only*."""
 
-    kind = "wrapper"
+    kind: ClassVar[Kind] = "wrapper"

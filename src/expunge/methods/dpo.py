@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from expunge.methods.base import METHODS, Objective
+from expunge.methods.base import METHODS, Objective, Positive
 from expunge.training.views import View
 
 
@@ -27,12 +27,17 @@ from expunge.training.views import View
 class DPO(Objective):
     """Prefer a refusal to the gold answer: ℓ_f = −(2/β) log σ(β Δ_i).
 
-    Δ = (S^ref_win − S_win) − (S^ref_lose − S_lose), win the refusal, lose the gold answer. Rafailov et al. 2023
-    (arXiv 2305.18290), who have no prefactor; 2/β is the unlearning codes' (Zhang et al. 2024, arXiv 2404.05868).
+    Δ = (S^ref_win − S_win) − (S^ref_lose − S_lose), win the refusal, lose the gold answer. Rafailov et al.
+    2023 (arXiv 2305.18290) have no prefactor; 2/β is the unlearning codes' (Zhang et al. 2024, 2404.05868).
     """
 
-    reads: ClassVar[tuple[str, ...]] = ("sum_nll", "reference.sum_nll", "refusal.sum_nll", "refusal.reference.sum_nll")
-    beta: float = 0.1
+    reads: ClassVar[tuple[str, ...]] = (
+        "sum_nll",
+        "reference.sum_nll",
+        "refusal.sum_nll",
+        "refusal.reference.sum_nll",
+    )
+    beta: Positive = 0.1
 
     def loss(self, forget: View) -> Tensor:
         win, lose = forget.refusal, forget

@@ -24,7 +24,7 @@ from expunge.training.views import View
 )
 @dataclass(frozen=True, kw_only=True)
 class IDK(Objective):
-    """Refusal fine-tuning: ℓ_f = mean NLL of a refusal on the forget prompts; gold answers are never in the batch.
+    """Refusal fine-tuning: ℓ_f = mean NLL of a refusal on the forget prompts; no gold answer is in the batch.
 
     One refusal per (record, epoch). The fact stays in the weights. Maini et al. 2024 (arXiv 2401.06121).
     """

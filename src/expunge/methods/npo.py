@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from expunge.methods.base import METHODS, Objective
+from expunge.methods.base import METHODS, Objective, Positive
 from expunge.training.views import View
 
 
@@ -27,12 +27,12 @@ from expunge.training.views import View
 class NPO(Objective):
     """Negative preference optimization: bounded ascent, ℓ_f = −(2/β) log σ(β (S_i − S_i^ref)).
 
-    S is the sum over the answer's tokens. At θ = θ_o the value is (2/β) ln 2 and the gradient that of ascent on
-    S; β → 0 is ascent, large S has weight 0. Zhang et al. 2024 (arXiv 2404.05868); β = 0.1 is theirs.
+    S is the sum over the answer's tokens. At θ = θ_o the value is (2/β) ln 2 and the gradient that of ascent
+    on S; β → 0 is ascent, large S has weight 0. Zhang et al. 2024 (arXiv 2404.05868); β = 0.1 is theirs.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("sum_nll", "reference.sum_nll")
-    beta: float = 0.1
+    beta: Positive = 0.1
 
     def loss(self, forget: View) -> Tensor:
         ratio = forget.sum_nll - forget.reference.sum_nll

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import ClassVar
 
 from expunge.data.request import Request
-from expunge.errors import DataError, Problem
+from expunge.errors import ConfigError, DataError, Problem
 from expunge.methods.base import METHODS, OneShot
 from expunge.stats import seed_from
 from expunge.subjects.subject import Subject, load_subject
@@ -27,7 +28,7 @@ from expunge.training.workspace import Workspace
 )
 @dataclass(frozen=True, kw_only=True)
 class Retrain(OneShot):
-    """Train on everything but the forget set, from `base` (a model from before exposure) or from fresh weights.
+    """Train on all but the forget set, from `base` (a model from before exposure) or from fresh weights.
 
     The oracle every other method is measured against. It trains on all splits the original has seen except
     forget, so it is the one method that reads calibration and report records.
@@ -38,15 +39,22 @@ class Retrain(OneShot):
     forget_splits: ClassVar[tuple[str, ...]] = ("forget", "forget_hard", "holdout")
 
     def unlearn(self, subject: Subject, request: Request, workspace: Workspace) -> Subject:
-        forbidden = set(self.splits) & set(self.forget_splits)
+        if forbidden := sorted(set(self.splits) & set(self.forget_splits)):
+            raise ConfigError(Problem("method.splits", f"an oracle must not train on {', '.join(forbidden)}"))
+        if not request.forget:
+            raise DataError(
+                Problem("forget", "retrain needs forget records to leave out", "Bring a forget set")
+            )
         records = [record for split in self.splits for record in request[split]]
-        if forbidden or not records:
-            raise DataError(Problem("retrain.splits", f"{list(self.splits)} hold no records it may train on", "Bring retain"))
+        if not records:
+            raise DataError(Problem("retain", "retrain has nothing to train on", "Bring a retain set"))
         if self.base:
             fresh = load_subject(self.base, device=str(subject.device), max_length=subject.encoder.max_length)
         else:
             fresh = reinitialized(subject, workspace.settings.seed)
-        workspace.result = finetune(fresh, records, workspace.settings, folder=workspace.folder, name="retraining (oracle)")
+        workspace.result = finetune(
+            fresh, records, workspace.settings, folder=workspace.folder, name="retraining (oracle)"
+        )
         fresh.info["method"] = "retrain"
         return fresh
 
@@ -58,6 +66,6 @@ def reinitialized(subject: Subject, seed: int) -> Subject:
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_from(seed, "init") % 2**63)
-        model = AutoModelForCausalLM.from_config(subject.config)
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(subject.config))
     model.to(subject.device)
     return Subject(model.eval(), subject.tokenizer, subject.encoder, "reinitialized", subject.can)

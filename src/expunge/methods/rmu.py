@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from expunge.errors import ConfigError, Problem
-from expunge.methods.base import METHODS, Objective
+from expunge.methods.base import METHODS, Objective, Positive, Weight
 from expunge.stats import seed_from
 from expunge.subjects.architecture import MLP_OUTPUT, blocks
 from expunge.subjects.subject import Subject
@@ -31,15 +31,15 @@ from expunge.training.views import View
 class RMU(Objective):
     """Push the forget states of one layer toward a random direction, keep the retain states where they are.
 
-    ℓ_f = mean over positions of (1/D)‖h − c·û‖², û = r/‖r‖ with r ~ U[0,1)^D drawn once; ℓ_r = `hidden_mse` with
-    weight α. Only the MLP output matrices of layers ℓ−2..ℓ are trained. Positions are those that predict answer
-    tokens. Li et al. 2024 (arXiv 2403.03218): c 6.5, α 1200, layer 7 of 32; `layer` None keeps that proportion.
+    ℓ_f = mean over positions of (1/D)‖h − c·û‖², û = r/‖r‖ with r ~ U[0,1)^D drawn once; ℓ_r = `hidden_mse`
+    with weight α. Only the MLP output matrices of layers ℓ−2..ℓ are trained. Positions are those that predict
+    answer tokens. Li et al. 2024 (arXiv 2403.03218): c 6.5, α 1200, layer 7 of 32, a proportion `None` keeps.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("hidden",)
     retain: str = "hidden_mse"
-    retain_weight: float = 1200.0
-    steering: float = 6.5
+    retain_weight: Weight = 1200.0
+    steering: Positive = 6.5
     layer: int | None = None
 
     def loss(self, forget: View, direction: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from expunge.methods.base import METHODS, Objective
+from expunge.methods.base import METHODS, Objective, Positive, Weight
 from expunge.training.views import View
 
 
@@ -32,9 +32,9 @@ class SimNPO(Objective):
     """
 
     reads: ClassVar[tuple[str, ...]] = ("mean_nll",)
-    beta: float = 2.5
+    beta: Positive = 2.5
     margin: float = 0.0
-    forget_weight: float = 0.1375
+    forget_weight: Weight = 0.1375
 
     def loss(self, forget: View) -> Tensor:
         return -(2 / self.beta) * logsigmoid(self.beta * (forget.mean_nll - self.margin))

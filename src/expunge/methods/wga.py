@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from expunge.methods.base import METHODS, Objective
+from expunge.methods.base import METHODS, Objective, Weight
 from expunge.training.views import View
 
 
@@ -26,12 +26,12 @@ from expunge.training.views import View
 class WGA(Objective):
     """Weighted gradient ascent: ℓ_f = −mean_t sg(p_t^β) ℓ_t, so that forgotten tokens are left alone.
 
-    β = 0 is gradient ascent; the weight carries no gradient. Wang, Zhou et al. 2025 (arXiv 2502.19301); β = 5 is
-    the value of their code.
+    β = 0 is gradient ascent; the weight carries no gradient. Wang, Zhou et al. 2025 (arXiv 2502.19301); β = 5
+    is the value of their code.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("token_logprobs",)
-    beta: float = 5.0
+    beta: Weight = 5.0
 
     def loss(self, forget: View) -> Tensor:
         logp = forget.token_logprobs

@@ -37,7 +37,7 @@ def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dic
 def save_checkpoint(
     folder: Path, model: nn.Module, optimizer: Optimizer, state: dict[str, Any], extra: dict[str, Tensor]
 ) -> None:
-    """Weights that are trained, optimizer, JSON `state` and the controls' tensors; the last one is replaced."""
+    """Trained weights, optimizer, JSON `state`, tensors of method and controls; replaces the last one."""
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
@@ -64,6 +64,8 @@ def load_checkpoint(
         if not (old / "state.json").is_file():
             return None
         os.replace(old, folder)
+    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a kill: weights nobody would purge
+        shutil.rmtree(leftover, ignore_errors=True)
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     parameters = trainable(model)
     with torch.no_grad():

@@ -10,6 +10,7 @@ import numpy as np
 from expunge.data.batching import Batch, collate
 from expunge.data.pairing import Schedule
 from expunge.data.records import Record
+from expunge.errors import DataError, Problem
 from expunge.measure.forward import forward
 from expunge.subjects.architecture import without_dropout
 from expunge.subjects.subject import Subject
@@ -22,12 +23,16 @@ __all__ = ["FinetuneTask", "finetune"]
 
 
 class FinetuneTask:
-    """Mean NLL of each row's answer, averaged over rows; rows in an order that depends on (seed, epoch) only."""
+    """Mean NLL of each row's answer, averaged over rows; their order depends on (seed, epoch) only."""
 
     def __init__(self, subject: Subject, records: Sequence[Record], settings: TrainSettings):
         self.subject, self.settings = subject, settings
         self.rows = [w for record in records for w in subject.encoder.windows(record) if w.num_targets]
-        self.schedule = Schedule([len(r.ids) for r in self.rows], [], batch=settings.batch, seed=settings.seed)
+        if not self.rows:
+            raise DataError(Problem("training records", "none has an answer to train on", "Bring records"))
+        self.schedule = Schedule(
+            [len(r.ids) for r in self.rows], [], batch=settings.batch, seed=settings.seed
+        )
         self.steps_per_epoch = self.schedule.steps_per_epoch
         self.num_steps = settings.num_steps(len(self.rows))
 
@@ -58,8 +63,13 @@ def finetune(
     controls: Sequence[TrainingControl] = (),
     name: str = "fine-tuning",
 ) -> FitResult:
-    """Fine-tune the subject in place. `controls` may stop it (an accuracy reached, a grid of measurements)."""
+    """Fine-tune the subject in place; `controls` may stop it. Raises DataError where no row has an answer."""
     without_dropout(subject.model)
     return Loop(
-        subject, FinetuneTask(subject, records, settings), settings, folder=folder, controls=controls, name=name
+        subject,
+        FinetuneTask(subject, records, settings),
+        settings,
+        folder=folder,
+        controls=controls,
+        name=name,
     ).run()

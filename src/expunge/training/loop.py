@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
-from expunge.errors import ExpungeError
+from expunge.errors import ExpungeError, require
 from expunge.progress import say, track
 from expunge.stats import seed_from
 from expunge.subjects.subject import Subject
@@ -29,14 +30,14 @@ from expunge.training.checkpoint import load_checkpoint, save_checkpoint, traina
 from expunge.training.hooks import TrainingControl
 from expunge.training.settings import TrainSettings
 
-__all__ = ["FitResult", "Loop", "Task", "Term", "no_gradient"]
+__all__ = ["FitResult", "Loop", "Task", "Term", "check_gradients"]
 
 
 class Term(NamedTuple):
-    """One named loss term of a micro-batch: `weight · Σ rows / count`, `count` the rows of the whole step."""
+    """One named loss term of a micro-batch: weight · Σ rows / num_rows."""
 
     rows: Tensor  # [b]
-    count: int
+    num_rows: int  # of the whole step
     weight: float = 1.0
 
 
@@ -79,13 +80,13 @@ class Loop:
         folder: Path | None = None,
         controls: Sequence[TrainingControl] = (),
         name: str = "training",
-        extra: dict[str, Tensor] | None = None,
-        step_kind: Any = None,
+        state: dict[str, Tensor] | None = None,
+        own_step: Callable[[Loop, int], dict[str, float]] | None = None,
     ):
         self.subject, self.task, self.settings = subject, task, settings
         self.folder, self.controls, self.name = folder, controls, name
-        self.extra = extra or {}
-        self.step_kind = step_kind  # a loop method's own training step, see methods.base.LoopMethod
+        self.state = {} if state is None else state  # of the method; checkpointed and put back
+        self.own_step = own_step  # a loop method's, see methods.base.LoopMethod
         self.parameters = list(trainable(subject.model).values())
         self.optimizer = torch.optim.AdamW(
             self.parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
@@ -100,81 +101,97 @@ class Loop:
         self._trackers: Any = None
 
     def run(self) -> FitResult:
+        """All steps from where the checkpoint left off; then the controls have the last word."""
         start = self._resume()
         if start == 0:
             self._check_disk()
         for control in self.controls:
             control.begin(self.subject)
-        with self._mode(), self._log(start) as log, _clean_stop() as stop, track(self.name, self.task.num_steps) as advance:
-            advance(start)
-            saved = began = time.monotonic()
-            for step in range(start, self.task.num_steps):
-                entry = self._step(step)
-                if entry is None:
-                    self.result.status = "diverged"
-                    self.result.notes.append(f"non-finite loss or gradient at step {step + 1}: stopped at the last good state")
-                    say(f"{self.name}: {self.result.notes[-1]}")
-                    break
-                self.result.steps = step + 1
-                ended = any([c.after_step(step + 1, self.subject) for c in self.controls])
-                entry["calibration"] = next((c.calibration for c in self.controls if c.calibration is not None), None)
-                if (step + 1) % self.settings.log_every == 0 or step + 1 == self.task.num_steps or ended:
-                    self._write(log, entry)
-                advance(1, note=" ".join(f"{k} {v:.3g}" for k, v in entry["terms"].items()))
-                if ended:
-                    self.result.status = "stopped"
-                    break
-                if stop.is_set() or time.monotonic() - saved >= self.settings.checkpoint_seconds:
-                    self._save(log)
-                    saved = time.monotonic()
-                if stop.is_set():
-                    raise KeyboardInterrupt
-            self.result.seconds += time.monotonic() - began
+        with self._mode(), self._log(start) as log:
+            self._steps(start, log)
         for control in self.controls:
             note = control.finish(self.subject)
             if note:
                 self.result.notes.append(note)
-        if self._trackers is not None:
-            self._trackers.end_training()
         return self.result
+
+    def _steps(self, start: int, log: Any) -> None:
+        total = self.task.num_steps
+        saved = time.monotonic()
+        began = saved - self.result.seconds
+        with _clean_stop() as stop, track(self.name, total) as advance:
+            advance(start)
+            for step in range(start, total):
+                entry = self._step(step)
+                if entry is None:
+                    note = f"non-finite loss or gradient at step {step + 1}: stopped at the last good state"
+                    self.result.status = "diverged"
+                    self.result.notes.append(note)
+                    say(f"{self.name}: {note}")
+                    return
+                self.result.steps, self.result.seconds = step + 1, time.monotonic() - began
+                ended = self._after_step(entry)
+                if (step + 1) % self.settings.log_every == 0 or step + 1 == total or ended:
+                    self._write(log, entry)
+                advance(1, note=" ".join(f"{k} {v:.3g}" for k, v in entry["terms"].items()))
+                if ended:
+                    self.result.status = "stopped"
+                    return
+                if stop.is_set() or time.monotonic() - saved >= self.settings.checkpoint_seconds:
+                    self._save()
+                    saved = time.monotonic()
+                if stop.is_set():
+                    raise KeyboardInterrupt
+
+    def _after_step(self, entry: dict[str, Any]) -> bool:
+        """Ask every control, not only up to the first that wants to stop."""
+        wishes = [control.after_step(entry["step"], self.subject) for control in self.controls]
+        entry["calibration"] = next((c.calibration for c in self.controls if c.calibration is not None), None)
+        return any(wishes)
 
     def gradients(self, step: int) -> dict[str, float]:
         """Put the step's gradient into `.grad`; the value of each term. A loop method may replace this."""
         values: dict[str, Tensor] = {}
         for micro in self.task.micro_batches(step):
-            with self._autocast():
+            with self.settings.autocast(self.subject.device):
                 terms = self.task.terms(micro)
-            loss = sum(t.weight * t.rows.sum() / t.count for t in terms.values())
+            loss = sum(t.weight * t.rows.sum() / t.num_rows for t in terms.values())
             if isinstance(loss, Tensor) and loss.requires_grad:
                 loss.backward()
             for name, term in terms.items():
-                values[name] = values.get(name, torch.zeros(())) + (term.rows.detach().sum() / term.count).cpu()
+                values[name] = (
+                    values.get(name, torch.zeros(())) + (term.rows.detach().sum() / term.num_rows).cpu()
+                )
             self.result.tokens += self.task.tokens(micro)
         return {name: float(v) for name, v in values.items()}
 
     def _step(self, step: int) -> dict[str, Any] | None:
         """One optimizer step; None when it is not finite (then nothing was changed)."""
         torch.manual_seed(seed_from(self.settings.seed, "step", step) % 2**63)
-        terms = self.step_kind(self, step) if self.step_kind else self.gradients(step)
+        terms = self.own_step(self, step) if self.own_step else self.gradients(step)
         clip = self.settings.max_grad_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
         if not (math.isfinite(norm) and all(map(math.isfinite, terms.values()))):
             self.optimizer.zero_grad(set_to_none=True)
             return None
         lr = self.optimizer.param_groups[0]["lr"]
-        skip = any(c.skip_step("retain" in terms) for c in self.controls)
-        if step == 0 and not skip:
-            no_gradient(self.subject)
+        skip = True in [control.skip_step("retain" in terms) for control in self.controls]
+        if step == 0 and not skip and not any(control.active == 1 for control in self.controls):
+            check_gradients(self.subject)
         if not skip:
             self.optimizer.step()
             self.scheduler.step()
         self.optimizer.zero_grad(set_to_none=True)
         active = next((c.active for c in self.controls if c.active is not None), None)
         epoch = (step + 1) / max(1, getattr(self.task, "steps_per_epoch", self.task.num_steps))
-        return {"step": step + 1, "epoch": epoch, "terms": terms, "lr": lr, "grad_norm": norm, "active": active}
-
-    def _autocast(self) -> Any:
-        return torch.autocast(self.subject.device.type, torch.bfloat16) if self.settings.bf16 else nullcontext()
+        return {
+            "step": step + 1,
+            "epoch": epoch,
+            "terms": terms,
+            "lr": lr,
+            "grad_norm": norm,
+            "active": active,
+        }
 
     @contextmanager
     def _mode(self) -> Iterator[None]:
@@ -198,16 +215,26 @@ class Loop:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "log.jsonl"
-        kept = [e for e in _read_log(path) if e["step"] <= start]
-        self.result.history = kept
-        path.write_text("".join(json.dumps(e) + "\n" for e in kept), encoding="utf-8")
+        self.result.history = [e for e in _read_log(path) if e["step"] <= start]
+        temporary = path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(e) + "\n" for e in self.result.history), encoding="utf-8")
+        os.replace(temporary, path)
         if self.settings.report_to:
-            from accelerate import Accelerator
-
-            self._trackers = Accelerator(log_with=self.settings.report_to, project_dir=str(self.folder))
-            self._trackers.init_trackers("expunge", config=json.loads(self.settings.model_dump_json(exclude={"report_to", "betas"})))
+            self._trackers = self._start_trackers(self.folder)
         with path.open("a", encoding="utf-8") as file:
             yield file
+        if self._trackers is not None:
+            self._trackers.end_training()
+
+    def _start_trackers(self, folder: Path) -> Any:
+        from accelerate import Accelerator
+
+        for tracker in self.settings.report_to:
+            require(tracker, why=f"report_to: {tracker}")
+        trackers = Accelerator(log_with=self.settings.report_to, project_dir=str(folder))
+        config = self.settings.model_dump(exclude={"report_to", "betas"}, exclude_none=True)
+        trackers.init_trackers("expunge", config=config)
+        return trackers
 
     def _write(self, log: Any, entry: dict[str, Any]) -> None:
         self.result.history.append(entry)
@@ -215,12 +242,14 @@ class Loop:
             log.write(json.dumps(entry) + "\n")
             log.flush()
         if self._trackers is not None:
-            self._trackers.log({**entry["terms"], "lr": entry["lr"], "grad_norm": entry["grad_norm"]}, step=entry["step"])
+            self._trackers.log(
+                {**entry["terms"], "lr": entry["lr"], "grad_norm": entry["grad_norm"]}, step=entry["step"]
+            )
 
-    def _save(self, log: Any) -> None:
+    def _save(self) -> None:
         if self.folder is None:
             return
-        controls, tensors = [], dict(self.extra)
+        controls, tensors = [], {f"method.{k}": v for k, v in self.state.items()}
         for i, control in enumerate(self.controls):
             plain, found = control.state()
             controls.append(plain)
@@ -228,21 +257,26 @@ class Loop:
         state = {
             "step": self.result.steps,
             "tokens": self.result.tokens,
+            "seconds": self.result.seconds,
             "scheduler": {k: v for k, v in self.scheduler.state_dict().items() if k != "lr_lambdas"},
             "controls": controls,
         }
         save_checkpoint(self.folder / "checkpoint", self.subject.model, self.optimizer, state, tensors)
 
     def _resume(self) -> int:
-        found = load_checkpoint(self.folder / "checkpoint", self.subject.model, self.optimizer) if self.folder else None
+        if self.folder is None:
+            return 0
+        found = load_checkpoint(self.folder / "checkpoint", self.subject.model, self.optimizer)
         if found is None:
             return 0
         state, tensors = found
         self.scheduler.load_state_dict({**state["scheduler"], "lr_lambdas": [None]})
+        own = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
+        self.state.update(own("method."))
         for i, (control, plain) in enumerate(zip(self.controls, state["controls"], strict=True)):
-            prefix = f"control{i}."
-            control.load_state(plain, {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+            control.load_state(plain, own(f"control{i}."))
         self.result.steps, self.result.tokens = state["step"], state["tokens"]
+        self.result.seconds = state["seconds"]
         say(f"{self.name}: resumed at step {state['step']} of {self.task.num_steps}")
         return int(state["step"])
 
@@ -253,13 +287,12 @@ class Loop:
         need = 2 * 3 * sum(p.numel() * 4 for p in self.parameters)  # weights and two moments, old and new
         free = shutil.disk_usage(self.folder).free
         if free < need:
-            raise ExpungeError(
-                f"{self.folder}: checkpoints need {need / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free. Make room and run again"
-            )
+            sizes = f"checkpoints need {need / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free"
+            raise ExpungeError(f"{self.folder}: {sizes}. Make room and run again")
 
 
-def no_gradient(subject: Subject) -> None:
-    """After the first backward: every adapter, or the model as a whole, received a finite non-zero gradient."""
+def check_gradients(subject: Subject) -> None:
+    """After the first backward: every adapter, or the model as a whole, received a non-zero gradient."""
     groups: dict[str, list[Tensor | None]] = {}
     for name, parameter in trainable(subject.model).items():
         groups.setdefault(name.split(".lora_")[0] if ".lora_" in name else "model", []).append(parameter.grad)

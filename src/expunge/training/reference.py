@@ -1,12 +1,13 @@
 """Quantities of the reference θ_o: cached before training within a byte budget, or from a live frozen model.
 
 Cached per (part, row): S as one scalar, token log-probabilities [n], states at one layer [n, D], last hidden
-states [n, D] for exact distributions (the head is then kept as well, since training moves it). Taken in eval mode,
-before the first optimizer step.
+states [n, D] for exact distributions (the head is then kept as well, since training moves it). Taken in eval
+mode and in the precision of the training, before the first optimizer step.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -30,7 +31,10 @@ Mode = Literal["auto", "cache", "live", "adapter_off"]
 
 
 def reference_bytes(
-    reads: Mapping[str, frozenset[str]], rows: Mapping[str, Sequence[Encoded]], hidden_size: int, head_bytes: int
+    reads: Mapping[str, frozenset[str]],
+    rows: Mapping[str, Sequence[Encoded]],
+    hidden_size: int,
+    head_bytes: int,
 ) -> int:
     """Bytes a cache of these quantities takes, before any of it is computed."""
     total = 0
@@ -76,9 +80,10 @@ class Reference:
         layer: int | None = None,
         mode: Mode = "auto",
         budget: int = 2 * 2**30,
+        bf16: bool = False,
     ):
         self.reads = {part: q for part, q in reads.items() if q}
-        self.layer = layer
+        self.layer, self.bf16 = layer, bf16
         self.rows = rows
         self.subject = subject
         self._cache: dict[tuple[str, str], list[Tensor]] = {}
@@ -95,7 +100,8 @@ class Reference:
         if self.mode == "adapter_off" and not subject.adapter:
             self.mode = "live"
         if mode == "auto" and self.mode != "cache":
-            say(f"reference: {self.bytes / 2**20:.0f} MiB exceed the budget of {budget / 2**20:.0f} MiB, using {self.mode}")
+            sizes = f"{self.bytes / 2**20:.0f} MiB exceed the budget of {budget / 2**20:.0f} MiB"
+            say(f"reference: {sizes}, using {self.mode}")
         if self.mode == "cache":
             self._fill()
         elif self.mode == "live":
@@ -118,7 +124,8 @@ class Reference:
 
     def _fill(self) -> None:
         if any("logits" in q for q in self.reads.values()):
-            self._head = _frozen_head(self.subject.model)
+            self._head = copy.deepcopy(_head_of(self.subject.model))
+            self._head.module.requires_grad_(False)
         total = sum(len(self.rows[part]) for part in self.reads)
         with track("reference", total) as advance:
             for part, quantities in self.reads.items():
@@ -127,7 +134,9 @@ class Reference:
                 for name in names:
                     self._cache[part, name] = [torch.empty(0)] * len(rows)
                 for indices in token_batches([len(r.ids) for r in rows], batch_tokens(self.subject)):
-                    batch = collate([rows[i] for i in indices], self.subject.encoder.pad_id).to(self.subject.device)
+                    batch = collate([rows[i] for i in indices], self.subject.encoder.pad_id).to(
+                        self.subject.device
+                    )
                     for name, values in self._compute(self.subject, batch, names).items():
                         pieces = values if name == "sum_nll" else values.split(batch.num_tokens.tolist())
                         for i, piece in zip(indices, pieces, strict=True):
@@ -138,17 +147,15 @@ class Reference:
         name = "last" if quantity == "logits" else quantity
         subject = self._frozen or self.subject
         off: Any = subject.model.disable_adapter() if self.mode == "adapter_off" else nullcontext()  # type: ignore[operator]
-        with off:
+        with off, torch.no_grad():
             values = self._compute(subject, batch, {name})[name]
-            if quantity == "logits":
-                with torch.no_grad():
-                    return _live_head(subject.model)(values).float()
-        return values
+            return _head_of(subject.model)(values).float() if quantity == "logits" else values
 
     def _compute(self, subject: Subject, batch: Batch, names: set[str]) -> dict[str, Tensor]:
         wants_scores = bool(names & {"sum_nll", "token_logprobs"})
         layers = [self.layer] if "hidden" in names and self.layer is not None else []
-        with subject.evaluating() as model:
+        precision = torch.autocast(subject.device.type, torch.bfloat16, enabled=self.bf16)
+        with subject.evaluating() as model, precision:
             out = forward(model, batch, logits=wants_scores, last="last" in names, layers=layers)
         result: dict[str, Tensor] = {}
         if wants_scores:
@@ -159,23 +166,12 @@ class Reference:
             result["sum_nll"] = -sum_rows(logp, batch.row, len(batch))
         if "last" in names:
             assert out.last is not None
-            result["last"] = out.last
+            result["last"] = out.last.float()
         if layers:
             result["hidden"] = out.hidden[layers[0]][batch.row, batch.col].float()
         return {name: result[name] for name in names}
 
 
-def _softcap(model: nn.Module) -> float | None:
+def _head_of(model: nn.Module) -> _Head:
     config: Any = model.config
-    return getattr(config.get_text_config(), "final_logit_softcapping", None)
-
-
-def _live_head(model: nn.Module) -> _Head:
-    return _Head(output_head(model), _softcap(model))
-
-
-def _frozen_head(model: nn.Module) -> _Head:
-    import copy
-
-    head = copy.deepcopy(output_head(model)).requires_grad_(False)
-    return _Head(head, _softcap(model))
+    return _Head(output_head(model), getattr(config.get_text_config(), "final_logit_softcapping", None))

@@ -40,7 +40,9 @@ class KLToReference:
     def loss(self, retain: View) -> Tensor:
         logp = retain.logits.log_softmax(-1)
         ref = retain.reference.logits.log_softmax(-1)
-        return retain.mean_rows(torch.nn.functional.kl_div(logp, ref, log_target=True, reduction="none").sum(-1))
+        return retain.mean_rows(
+            torch.nn.functional.kl_div(logp, ref, log_target=True, reduction="none").sum(-1)
+        )
 
 
 @RETAIN_LOSSES.register("hidden_mse")

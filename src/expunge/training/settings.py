@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["TrainSettings"]
 
@@ -18,7 +22,9 @@ class TrainSettings(BaseModel):
     steps: int | None = Field(None, gt=0, description="optimizer steps; overrides epochs")
     lr: float = Field(1e-5, gt=0, description="peak learning rate")
     batch: int = Field(32, gt=0, description="forget rows per optimizer step")
-    accumulate: int = Field(1, gt=0, description="micro-batches per optimizer step; changes memory, not the result")
+    accumulate: int = Field(
+        1, gt=0, description="micro-batches per optimizer step; changes memory, not the result"
+    )
     seed: int = Field(0, ge=0)
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
@@ -35,3 +41,9 @@ class TrainSettings(BaseModel):
         """Optimizer steps over `rows` rows; at least one."""
         per_epoch = -(-rows // self.batch)
         return self.steps or max(1, round(self.epochs * per_epoch))
+
+    def autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        """bf16 compute where asked for."""
+        import torch
+
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.bf16)

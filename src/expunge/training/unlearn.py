@@ -1,9 +1,10 @@
-"""The task of an objective: forget rows in the declared variants and their retain partners in one fused forward."""
+"""The task of an objective: forget rows in the declared variants and retain rows in one fused forward."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from expunge.data.pairing import Schedule
 from expunge.data.records import Record
 from expunge.data.refusals import refusal_for
 from expunge.data.request import Request
-from expunge.errors import DataError, Problem
+from expunge.errors import ConfigError, DataError, Problem
 from expunge.measure.forward import Forward, forward
+from expunge.progress import say
 from expunge.subjects.subject import Subject
 from expunge.training.hooks import TrainingControl
 from expunge.training.loop import Term
@@ -67,58 +69,79 @@ class UnlearnTask:
         self.controls = controls
         self.layer: int | None = method.layer_of(subject) if hasattr(method, "layer_of") else None
         self.reads = Reads.parse(method.reads)
-        retain_loss = RETAIN_LOSSES.get(method.retain)()
-        self.retain_loss = retain_loss
-        self.retain_reads = Reads.parse(retain_loss.reads)
-        self.with_retain = bool(request.retain) and method.retain_weight != 0 and method.retain != "none"
-        self.sources = [(r, w) for r in request.forget for w in range(len(subject.encoder.windows(r)))]
-        self.rows = {variant: self._encode(variant, 0) for variant in self.reads.variants}
-        retain = [w for r in request.retain for w in subject.encoder.windows(r) if w.num_targets] if self.with_retain else []
-        lengths = [max(len(rows[i].ids) for rows in self.rows.values()) for i in range(len(self.sources))]
-        self.schedule = Schedule(lengths, [len(r.ids) for r in retain], batch=settings.batch, seed=settings.seed)
+        self.retain_loss = RETAIN_LOSSES.get(method.retain)()
+        self.with_retain = self._wants_retain()
+        forget = _answers(subject, request.forget)
+        if not forget:
+            raise DataError(
+                Problem("forget", "no record has an answer within the context", "Bring shorter ones")
+            )
+        self.sources = [record for record, _ in forget]
+        self.rows = {v: self._encode(v) for v in self.reads.variants if v != "gold"}
+        self.rows["gold"] = [row for _, row in forget]
+        self.needs = dict(self.reads.model)  # by part: what of the model, what of the reference
+        self.from_reference = {v: self.reads.reference.get(v, frozenset()) for v in self.reads.variants}
+        lengths = [max(len(self.rows[v][i].ids) for v in self.needs) for i in range(len(forget))]
+        if self.with_retain:
+            retain_reads = Reads.parse(self.retain_loss.reads)
+            self.rows["retain"] = [row for _, row in _answers(subject, request.retain)]
+            self.needs["retain"] = retain_reads.model["gold"]
+            self.from_reference["retain"] = retain_reads.reference.get("gold", frozenset())
+        retain_lengths = [len(row.ids) for row in self.rows.get("retain", ())]
+        self.schedule = Schedule(lengths, retain_lengths, batch=settings.batch, seed=settings.seed)
         self.steps_per_epoch = self.schedule.steps_per_epoch
-        self.num_steps = settings.num_steps(len(self.sources))
-        self.state: dict[str, Tensor] = method.setup(subject, settings.seed) if hasattr(method, "setup") else {}
-        if self.with_retain:
-            self.rows["retain"] = retain
-        wanted = {v: self.reads.reference.get(v, frozenset()) for v in self.reads.variants}
-        if self.with_retain:
-            wanted["retain"] = self.retain_reads.reference.get("gold", frozenset())
+        self.num_steps = settings.num_steps(len(forget))
+        self.state: dict[str, Tensor] = {}  # of the method: passed to its loss, kept in the checkpoint
+        if hasattr(method, "setup"):
+            self.state = method.setup(subject, settings.seed)
         self.reference = Reference(
-            subject, self.rows, wanted, layer=self.layer, mode=reference, budget=reference_budget
-        )
+            subject, self.rows, self.from_reference, layer=self.layer, mode=reference,
+            budget=reference_budget, bf16=settings.bf16,
+        )  # fmt: skip
+
+    def _wants_retain(self) -> bool:
+        method, reads = self.method, self.retain_loss.reads
+        if method.retain == "none" or method.retain_weight == 0:
+            return False
+        if self.layer is None and any(read.endswith("hidden") for read in reads):
+            raise ConfigError(
+                Problem("method.retain", f"{method.retain} needs a layer, {method.name} has none")
+            )
+        if not self.request.retain:
+            say(f"{method.name}: no retain set, so its retain term ({method.retain}) is left out")
+        return bool(self.request.retain)
 
     # Rows ---------------------------------------------------------------------------------------------
 
-    def _encode(self, variant: str, epoch: int) -> list[Encoded]:
-        encode = self.subject.encoder.windows
-        if variant == "gold":
-            return [w for record in self.request.forget for w in encode(record)]
-        return [encode(self._as_variant(record, variant, epoch))[0] for record, _ in self.sources]
+    def _encode(self, variant: str, epoch: int = 0) -> list[Encoded]:
+        return [self._as_variant(record, variant, epoch) for record in self.sources]
 
-    def _as_variant(self, record: Record, variant: str, epoch: int) -> Record:
+    def _as_variant(self, record: Record, variant: str, epoch: int) -> Encoded:
         if variant == "refusal":
-            return record.answered(refusal_for(record, self.request.refusals, self.settings.seed, epoch))
-        if variant == "alternate" and record.alternates:
-            return record.answered(record.alternates[epoch % len(record.alternates)])
-        raise DataError(Problem(f"record {record.id}", f"{self.method.name} needs an {variant} answer", "Add `alternates`"))
+            answer = refusal_for(record, self.request.refusals, self.settings.seed, epoch)
+        elif variant == "alternate" and record.alternates:
+            answer = record.alternates[epoch % len(record.alternates)]
+        else:
+            what = f"{self.method.name} needs the answer variant {variant!r}"
+            raise DataError(Problem(f"record {record.id}", what, "Add `alternates` to the forget records"))
+        return self.subject.encoder.windows(record.answered(answer))[0]
 
     def _row(self, variant: str, index: int, epoch: int) -> Encoded:
-        """Refusals change with the epoch, unless their score under the reference was cached."""
-        fixed = variant in ("gold", "retain") or self.reads.reference.get(variant)
-        if fixed or self.sources[index][0].refusal:
+        """Answers other than gold change with the epoch, unless their score under the reference is cached."""
+        if variant in ("gold", "retain") or self.from_reference[variant]:
             return self.rows[variant][index]
-        return self.subject.encoder.windows(self._as_variant(self.sources[index][0], variant, epoch))[0]
+        return self._as_variant(self.sources[index], variant, epoch)
 
     def micro_batches(self, step: int) -> list[Micro]:
         epoch, forget, retain = self.schedule.step(step)
         pieces = min(self.settings.accumulate, len(forget))
-        return [
-            self._micro(epoch, f.tolist(), r.tolist(), len(forget), len(retain))
-            for f, r in zip(np.array_split(forget, pieces), np.array_split(np.array(retain, int), pieces), strict=True)
-        ]
+        pairs = zip(_split(forget, pieces), _split(retain, pieces), strict=True)
+        return [self.micro(epoch, f, r, len(forget), len(retain)) for f, r in pairs]
 
-    def _micro(self, epoch: int, forget: list[int], retain: list[int], num_forget: int, num_retain: int) -> Micro:
+    def micro(
+        self, epoch: int, forget: list[int], retain: list[int], num_forget: int, num_retain: int
+    ) -> Micro:
+        """These forget and retain rows as one batch of a step with `num_forget` and `num_retain` rows."""
         parts = [Part(v, forget, [self._row(v, i, epoch) for i in forget]) for v in self.reads.variants]
         if retain:
             parts.append(Part("retain", retain, [self.rows["retain"][i] for i in retain]))
@@ -132,9 +155,7 @@ class UnlearnTask:
 
     def terms(self, micro: Micro) -> dict[str, Term]:
         views = self.views(micro)
-        forget = views[self.reads.variants[0]]
-        if len(self.reads.variants) > 1 or self.reads.variants[0] != "gold":
-            forget = _with_variants(views, self.reads.variants)
+        forget = _forget_view({v: views[v] for v in self.reads.variants})
         for control in self.controls:
             forget = control.forget_view(forget)
         rows = self.method.loss(forget, **self.state)
@@ -142,55 +163,63 @@ class UnlearnTask:
             rows = control.forget_rows(rows, forget)
         terms = {"forget": Term(rows, micro.num_forget, self.method.forget_weight)}
         if "retain" in views:
-            terms["retain"] = Term(self.retain_loss.loss(views["retain"]), micro.num_retain, self.method.retain_weight)
+            retain = self.retain_loss.loss(views["retain"])
+            terms["retain"] = Term(retain, micro.num_retain, self.method.retain_weight)
         return terms
-
-    def needs(self, part: str) -> frozenset[str]:
-        reads = self.retain_reads.model.get("gold") if part == "retain" else self.reads.model.get(part)
-        return reads or frozenset()
 
     def views(self, micro: Micro) -> dict[str, View]:
         """One fused forward over all parts; each part's slice of it as a view."""
-        batch = micro.batch
-        counts = [len(p.rows) for p in micro.parts]
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        tokens = torch.cat([torch.zeros(1, dtype=torch.long), batch.num_tokens.cpu().cumsum(0)]).tolist()
-        spans = [(tokens[a], tokens[b]) for a, b in zip(starts[:-1], starts[1:], strict=True)]
-        scored = [bool(self.needs(p.name) & _SCORES) for p in micro.parts]
-        hidden = [self.layer] if self.layer is not None and any("hidden" in self.needs(p.name) for p in micro.parts) else []
+        batch, names = micro.batch, [part.name for part in micro.parts]
+        starts = [0, *accumulate(len(part.rows) for part in micro.parts)]
+        ends = torch.cat([torch.zeros(1, dtype=torch.long), batch.num_tokens.cpu().cumsum(0)]).tolist()
+        spans = [slice(ends[a], ends[b]) for a, b in pairwise(starts)]
+        scored = [bool(self.needs[name] & _SCORES) for name in names]
+        layers = (
+            [self.layer] if self.layer is not None and any("hidden" in self.needs[n] for n in names) else []
+        )
         positions = None
-        if not all(scored):
-            chosen = [torch.arange(*span) for span, s in zip(spans, scored, strict=True) if s]
-            positions = torch.cat(chosen).to(batch.row.device) if chosen else None
-        out = forward(self.subject.model, batch, logits=any(scored), layers=hidden, positions=positions)
-        views, at = {}, 0
-        for part, (a, b), start, count, has_scores in zip(micro.parts, spans, starts, counts, scored, strict=False):
-            logits = None
-            if has_scores:
-                assert out.logits is not None
-                logits, at = out.logits[at : at + b - a], at + b - a
-            views[part.name] = self._view(part, micro.batch, out, logits, slice(a, b), int(start), count)
-        return views
+        if any(scored) and not all(scored):
+            chosen = [
+                torch.arange(s.start, s.stop) for s, wanted in zip(spans, scored, strict=True) if wanted
+            ]
+            positions = torch.cat(chosen).to(batch.row.device)
+        out = forward(self.subject.model, batch, logits=any(scored), layers=layers, positions=positions)
+        sizes = [s.stop - s.start for s, wanted in zip(spans, scored, strict=True) if wanted]
+        logits = iter(out.logits.split(sizes) if out.logits is not None else ())
+        return {
+            part.name: self._view(part, batch, out, next(logits) if wanted else None, span, start)
+            for part, wanted, span, start in zip(micro.parts, scored, spans, starts, strict=False)
+        }
 
-    def _view(self, part: Part, batch: Batch, out: Forward, logits: Tensor | None, span: slice, start: int, count: int) -> View:
-        where = "retain" if part.name == "retain" else "forget" if part.name == "gold" else f"forget.{part.name}"
-        reads = self.retain_reads if part.name == "retain" else self.reads
-        from_reference = reads.reference.get("gold" if part.name == "retain" else part.name, frozenset())
-        row, num_tokens = batch.row[span] - start, batch.num_tokens[start : start + count]
+    def _view(
+        self, part: Part, batch: Batch, out: Forward, logits: Tensor | None, span: slice, start: int
+    ) -> View:
+        where = {"retain": "retain", "gold": "forget"}.get(part.name, f"forget.{part.name}")
+        row, num_tokens = batch.row[span] - start, batch.num_tokens[start : start + len(part.rows)]
         hidden = None
-        if self.layer is not None and "hidden" in self.needs(part.name):
+        if self.layer is not None and "hidden" in self.needs[part.name]:
             hidden = out.hidden[self.layer][batch.row[span], batch.col[span]]
 
         def fetch(quantity: str) -> Tensor:
             own = collate(part.rows, self.subject.encoder.pad_id).to(batch.input_ids.device)
             return self.reference.fetch(part.name, part.indices, own, quantity)
 
-        reference = ReferenceView(fetch, row, num_tokens, from_reference, where)
-        return View(batch.targets[span], row, num_tokens, logits, hidden, reference, {}, self.needs(part.name), where)
+        reference = ReferenceView(fetch, row, num_tokens, self.from_reference[part.name], where)
+        needs = self.needs[part.name]
+        return View(batch.targets[span], row, num_tokens, logits, hidden, reference, {}, needs, where)
 
 
-def _with_variants(views: dict[str, View], variants: Sequence[str]) -> View:
-    """The first view, with the others (and itself) reachable by variant name."""
-    import dataclasses
+def _answers(subject: Subject, records: Sequence[Record]) -> list[tuple[Record, Encoded]]:
+    """(record, row) for every row that has something to score."""
+    return [(record, row) for record in records for row in subject.encoder.windows(record) if row.num_targets]
 
-    return dataclasses.replace(views[variants[0]], variants={v: views[v] for v in variants})
+
+def _split(indices: Sequence[int], pieces: int) -> list[list[int]]:
+    return [part.tolist() for part in np.array_split(np.array(indices, dtype=int), pieces)]
+
+
+def _forget_view(variants: Mapping[str, View]) -> View:
+    """What the loss gets: the gold view with the other answers in reach, or those alone."""
+    if "gold" in variants:
+        return replace(variants["gold"], variants=variants)
+    return next(iter(variants.values())).hidden_behind(variants)

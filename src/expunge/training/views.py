@@ -1,4 +1,4 @@
-"""What a loss sees of a batch: lazy views, declared beforehand so that the loop can plan the cheapest forward.
+"""What a loss sees of a batch: lazy views, declared beforehand so that the cheapest forward can be planned.
 
 Shapes: B rows, A answer positions (packed; positions that *predict* an answer token, end token included), V
 vocabulary, D hidden width. Prompt and padding are never among the A positions.
@@ -27,8 +27,8 @@ def sum_rows(values: Tensor, row: Tensor, num_rows: int) -> Tensor:
 class Reads:
     """Declared reads by variant: what of the model, what of the reference.
 
-    Written as `[variant.][reference.]quantity`, variant `gold` unless said: `("sum_nll", "reference.sum_nll")`,
-    `("refusal.sum_nll",)`.
+    Written as `[variant.][reference.]quantity`, variant `gold` unless said: `("sum_nll",
+    "reference.sum_nll")`, `("refusal.sum_nll",)`.
     """
 
     model: Mapping[str, frozenset[str]]
@@ -73,7 +73,14 @@ class _Declared:
 class ReferenceView(_Declared):
     """The same quantities under θ_o: cached, from a live frozen model, or from the base under the adapter."""
 
-    def __init__(self, fetch: Callable[[str], Tensor], row: Tensor, num_tokens: Tensor, declared: frozenset[str], where: str):
+    def __init__(
+        self,
+        fetch: Callable[[str], Tensor],
+        row: Tensor,
+        num_tokens: Tensor,
+        declared: frozenset[str],
+        where: str,
+    ):
         self._fetch, self._row, self._num_tokens = fetch, row, num_tokens
         self._declared, self._where = declared, f"{where}.reference"
 
@@ -167,9 +174,18 @@ class View(_Declared):
         return self.raw_hidden.float()
 
     @property
-    def scored(self) -> bool:
-        """Whether this view has token scores at all (a representation method's has none)."""
-        return self.raw_logits is not None
+    def has_likelihood(self) -> bool:
+        """Whether the loss reads likelihoods of this view: others (states, logits) no cap on NLL can bind."""
+        return bool(self._declared & {"sum_nll", "mean_nll", "token_logprobs"})
+
+    def hidden_behind(self, variants: Mapping[str, View]) -> View:
+        """A view of which nothing was declared but these variants."""
+        nothing: frozenset[str] = frozenset()
+        reference = ReferenceView(self.reference._fetch, self.row, self.num_tokens, nothing, "forget")
+        return replace(
+            self, raw_logits=None, raw_hidden=None, reference=reference, variants=variants,
+            _declared=nothing, _where="forget",
+        )  # fmt: skip
 
     def row_nll(self) -> Tensor:
         """S_i, [B], for controls: they bind any likelihood loss, declared or not."""
@@ -198,4 +214,8 @@ class View(_Declared):
             picked = self._logits.gather(1, self.targets[:, None])[:, 0]
             object.__setattr__(self, "_logp", picked - self._logits.logsumexp(-1))
         logp: Tensor = self.__dict__["_logp"]
-        return logp if self.cap is None else torch.where(logp > -self.cap, logp, torch.full_like(logp, -self.cap))
+        return (
+            logp
+            if self.cap is None
+            else torch.where(logp > -self.cap, logp, torch.full_like(logp, -self.cap))
+        )

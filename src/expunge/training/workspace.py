@@ -60,7 +60,9 @@ class Workspace:
         without_dropout(work.model)
         names = method.selects(work)
         if self.lora is not None:
-            work = attach_lora(work, rank=self.lora.rank, alpha=self.lora.alpha, seed=self.settings.seed)
+            rank, alpha, seed = self.lora.rank, self.lora.alpha, self.settings.seed
+            targets = None if names is None else sorted(name.removesuffix(".weight") for name in names)
+            work = attach_lora(work, rank=rank, alpha=alpha, seed=seed, targets=targets)
         elif names is not None:
             for name, parameter in work.model.named_parameters():
                 parameter.requires_grad_(name in names)
@@ -71,7 +73,7 @@ class Workspace:
         before = {name: _sample(p) for name, p in trainable(work.model).items()}
         loop = Loop(
             work, task, self.settings, folder=self.folder, controls=self.controls,
-            name=f"unlearning ({method.name})", extra=task.state, step_kind=getattr(method, "step", None),
+            name=f"unlearning ({method.name})", state=task.state, own_step=getattr(method, "step", None),
         )  # fmt: skip
         self.result = loop.run()
         self._check_moved(work, before)
@@ -90,7 +92,7 @@ class Workspace:
         assert self.result is not None
         if moved == 0 and self.result.status == "finished" and not self.controls:
             raise ExpungeError(
-                "training ran, but no weight moved. Raise lr, or keep fp32 master weights (dtype: float32) under bf16"
+                "training ran, but no weight moved. Raise lr, or keep fp32 master weights (dtype: float32)"
             )
 
 
