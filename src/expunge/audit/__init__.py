@@ -1,0 +1,1 @@
+"""Metrics × attacks × {original, controlled, oracle} → scorecard, recovery, verdict."""

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from expunge.subjects.architecture import linear_targets
-from expunge.subjects.subject import Subject
+from expunge.subjects.subject import Subject, quiet
 
 __all__ = ["attach_lora", "lora_modules", "merge", "scale_lora"]
 
@@ -27,8 +27,6 @@ def attach_lora(
     Embeddings, norms and head stay frozen, so θ(α) is the adapter with its scale times α (Hu et al. 2021,
     arXiv 2106.09685).
     """
-    import warnings
-
     import peft
 
     config = peft.LoraConfig(
@@ -41,9 +39,7 @@ def attach_lora(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        with warnings.catch_warnings():  # peft corrects fan_in_fan_out for GPT-2's Conv1D by itself, loudly,
-            warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # and uses an old name
+        with quiet():
             model = peft.get_peft_model(subject.model, config)
     model.enable_input_require_grads()  # gradient checkpointing trains nothing without it
     return Subject(model, subject.tokenizer, subject.encoder, subject.source, subject.can, dict(subject.info))

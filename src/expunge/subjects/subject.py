@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,14 +78,17 @@ class Subject:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without transformers' own progress bars and advice: ours are the ones that are read."""
+    """Without the libraries' own progress bars and advice: ours are the ones that are read."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft: an old name
+            warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")  # peft corrects it by itself
+            yield
     finally:
         logging.set_verbosity(level)
         if bars:

@@ -1,0 +1,173 @@
+"""Every metric on every split of every model, from evidence alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from expunge.audit.scorecard import ScoreRow
+from expunge.errors import NotComputable
+from expunge.evidence import is_forget_side
+from expunge.metrics import METRICS, make_metric
+from expunge.metrics.base import Metric, ModelEvidence, Score
+from expunge.metrics.compare import oracle_gap
+
+__all__ = ["EVERYWHERE", "forget_metric", "metric_plan", "score_models"]
+
+EVERYWHERE = (
+    "extraction_strength",
+    "exact_memorization",
+    "probability",
+    "perplexity",
+    "rougeL_recall",
+    "extraction_strength_paraphrase",
+    "choice_accuracy",
+    "kl_to_reference",
+)
+"""Measured on every split whose evidence has what they read."""
+
+FORGET = (
+    "truth_ratio_closer_to_1",
+    "truth_ratio_true_better",
+    "forget_quality",
+    "mia_loss",
+    "mia_zlib",
+    "mia_min_k",
+    "mia_min_k_plus_plus",
+    "mia_reference",
+    "privleak",
+)
+
+HEADLINE = {
+    ("extraction_strength", "forget"),
+    ("extraction_strength", "forget_hard"),
+    ("extraction_strength", "report"),
+    ("extraction_strength", "neighbors"),
+    ("extraction_strength", "utility"),
+    ("rougeL_recall", "forget"),
+    ("probability", "forget"),
+    ("perplexity", "report"),
+    ("mia_min_k_plus_plus", "forget"),
+}
+
+_NEEDS_HOLDOUT = {"mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_reference", "privleak"}
+_NEEDS_ORACLE = {"forget_quality", "mia_reference", "privleak"}
+
+
+def forget_metric(original: ModelEvidence) -> str:
+    """The metric attacks and verdict use: extraction strength where the original has some on forget (≥ 0.2), else
+    probability."""
+    score = make_metric("extraction_strength").score(original, "forget")
+    return "extraction_strength" if score.value is not None and score.value >= 0.2 else "probability"
+
+
+def metric_plan(
+    original: ModelEvidence, *, oracle: bool, extra: Iterable[tuple[str, str]] = (), bar: str = "extraction_strength"
+) -> list[tuple[str, str]]:
+    """(metric, split) pairs that this evidence can answer, the bar's metric on calibration included."""
+    pairs = [(bar, "calibration"), (bar, "report")]
+    for split, evidence in original.items():
+        for name in EVERYWHERE:
+            metric = make_metric(name)
+            if name != "kl_to_reference" and not _readable(metric, evidence):
+                continue
+            if metric.applies(split) and split != "holdout":
+                pairs.append((name, split))
+    if "forget" in original:
+        for name in FORGET:
+            if name in _NEEDS_HOLDOUT and "holdout" not in original:
+                continue
+            if name in _NEEDS_ORACLE and not oracle:
+                continue
+            if name in _NEEDS_HOLDOUT or _readable(make_metric(name), original["forget"]):
+                pairs.append((name, "forget"))
+    return list(dict.fromkeys([*pairs, *extra]))
+
+
+def _readable(metric: Metric, evidence: Any) -> bool:
+    kinds = evidence.kinds()
+    if "choice" in metric.reads and "choice" not in kinds:
+        return False
+    if any(kind not in kinds for kind in metric.reads if kind not in ("choice", "paraphrased_answer")):
+        return False
+    if "generated" in metric.reads.get("gold", ()):
+        return any(row.generated is not None for row in evidence.gold.values())
+    return True
+
+
+def score_models(
+    models: Mapping[str, ModelEvidence], plan: Sequence[tuple[str, str]], *, seed: int = 0
+) -> tuple[list[ScoreRow], dict[tuple[str, str, str], Score]]:
+    """The scorecard's rows, and the scores themselves by (metric, split, model).
+
+    `models`: original, unlearned, controlled, oracle (those there are) → evidence by split. Rows of every other
+    model carry their gap to the oracle with its paired interval, and the share of the original's value that is kept.
+    """
+    original, oracle = models["original"], models.get("oracle")
+    rows: list[ScoreRow] = []
+    scores: dict[tuple[str, str, str], Score] = {}
+    for name, split in plan:
+        metric = make_metric(name)
+        for model, evidence in models.items():
+            if split not in evidence or (name == "kl_to_reference" and model == "original"):
+                continue
+            score = metric.score(evidence, split, original=original, oracle=oracle, seed=seed)
+            scores[name, split, model] = score
+        for model in models:
+            if (name, split, model) in scores:
+                rows.append(_row(metric, split, model, scores, models[model], seed))
+    return rows, scores
+
+
+def _row(
+    metric: Metric,
+    split: str,
+    model: str,
+    scores: Mapping[tuple[str, str, str], Score],
+    evidence: ModelEvidence,
+    seed: int,
+) -> ScoreRow:
+    score = scores[metric.name, split, model]
+    details = {k: v for k, v in score.details.items() if _plain(v)}
+    before = scores.get((metric.name, split, "original"))
+    oracle = scores.get((metric.name, split, "oracle"))
+    if before is not None and before.value and score.value is not None and model != "original":
+        details["kept"] = score.value / before.value
+    if oracle is not None and oracle.value is not None and model not in ("oracle",) and score.value is not None:
+        try:
+            gap = oracle_gap(score, oracle, evidence[split].entity_of, seed)
+            details.update(gap=gap.signed, gap_low=gap.low, gap_high=gap.high)
+        except NotComputable:
+            pass
+    return ScoreRow(
+        metric=metric.name,
+        split=split,
+        model=model,  # type: ignore[arg-type]
+        facet=_facet(metric, split),  # type: ignore[arg-type]
+        value=score.value,
+        low=score.low,
+        high=score.high,
+        n=score.n,
+        better=score.better,
+        unit=score.unit,
+        headline=(metric.name, split) in HEADLINE,
+        reason=score.reason,
+        flags=list(score.flags),
+        skipped=dict(score.skipped),
+        settings=dict(score.settings),
+        details=details,
+    )
+
+
+def _facet(metric: Metric, split: str) -> str:
+    facet = str(METRICS.get(metric.name).card.fields.get("facet", "forgetting"))  # type: ignore[attr-defined]
+    if facet in ("forgetting", "utility"):
+        return "forgetting" if is_forget_side(split) else "utility"
+    return facet
+
+
+def _plain(value: Any) -> bool:
+    """Whether a detail may stand in the scorecard as it is."""
+    if isinstance(value, Mapping):
+        return all(_plain(v) for v in value.values()) and len(value) <= 20
+    return value is None or isinstance(value, (str, int, float, bool))

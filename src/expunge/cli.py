@@ -1,0 +1,214 @@
+"""The command line: parse, call, print. Data on stdout, messages on stderr; exit codes 0, 1, 2, 3."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from expunge.errors import ExpungeError, InputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Make a language model forget what it must forget, keep what it must keep, and prove both.",
+)
+
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides, as in train.lr=1e-4.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+New = Annotated[bool, typer.Option("--new", help="Replace a run of another recipe in the output folder.")]
+Output = Annotated[str | None, typer.Option("--output", "-o", help="Run folder.")]
+
+
+@app.command()
+def demo(
+    overrides: Overrides = None,
+    output: Output = None,
+    new: New = False,
+    ask_text: Annotated[bool, typer.Option("--show-text", help="Put the (invented) texts into the report.")] = True,
+) -> None:
+    """Run everything on the embedded benchmark: no data, no download, minutes on a laptop."""
+    from expunge.runs.demo import run_demo
+
+    run_demo(overrides or [], output=output, new=new, show_text=ask_text)
+
+
+@app.command()
+def init(
+    file: Annotated[Path, typer.Argument(help="The forget set: JSONL, JSON, CSV, parquet or a dataset folder.")],
+    model: Annotated[str, typer.Option(help="Folder or hub id of the model.")] = "./my-model",
+    retain: Annotated[str | None, typer.Option(help="What must stay.")] = None,
+    holdout: Annotated[str | None, typer.Option(help="Records of the same kind the model never saw.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the recipe.")] = Path("recipe.yaml"),
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
+) -> None:
+    """Write a commented recipe for your files."""
+    from expunge.runs.init import write_recipe
+
+    path = write_recipe(file, model=model, retain=retain, holdout=holdout, output=output, force=force)
+    typer.echo(str(path))
+    typer.echo(f"Next: read it, then expunge plan {path}", err=True)
+
+
+@app.command()
+def plan(recipe: Path, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a recipe and its data and show what a run would take; runs nothing."""
+    from expunge.runs.plan import plan as make_plan
+    from expunge.runs.recipe import load_recipe
+    from expunge.runs.show import print_plan
+
+    made = make_plan(load_recipe(recipe, overrides or []))
+    if as_json:
+        typer.echo(json.dumps(made.as_dict(), indent=1))
+    else:
+        print_plan(made)
+
+
+@app.command()
+def run(
+    recipe: Path,
+    overrides: Overrides = None,
+    only: Annotated[str | None, typer.Option("--only", metavar="STAGE", help="Run up to this stage and stop there.")] = None,
+    new: New = False,
+    show_text: Annotated[bool, typer.Option("--show-text", help="Put forget-set text into the report.")] = False,
+) -> None:
+    """Unlearn under control, audit and report. Run it again to resume."""
+    from expunge.runs.api import run as run_recipe
+    from expunge.runs.show import finish
+
+    more = ["show_text=true"] if show_text else []
+    finish(run_recipe(recipe, [*(overrides or []), *more], only=only, new=new))
+
+
+@app.command()
+def audit(
+    model: Annotated[str, typer.Argument(help="The model to audit: a folder or hub id.")],
+    request: Annotated[Path, typer.Argument(help="A recipe (YAML) with the splits, or a forget file.")],
+    overrides: Overrides = None,
+    original: Annotated[str | None, typer.Option(help="The model before unlearning.")] = None,
+    new: New = False,
+) -> None:
+    """Audit any model against a request; no training recipe needed."""
+    from expunge.runs.api import audit as audit_model
+    from expunge.runs.show import finish
+
+    recipe: Any = request
+    if request.suffix.lower() not in (".yaml", ".yml"):
+        recipe = {"forget": str(request), "model": original or model, "output": f"runs/audit-{Path(model).name}"}
+    finish(audit_model(model, recipe, overrides or [], original=original, new=new))
+
+
+@app.command()
+def show(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    record: Annotated[str | None, typer.Argument(help="A record's id, or its beginning.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show a run's result, or one record before, after and under the oracle."""
+    from expunge.runs.show import show_record, show_run
+
+    if record is None:
+        show_run(run_folder, as_json=as_json)
+    else:
+        show_record(run_folder, record, as_json=as_json)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; two or more are compared.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the comparison.")] = None,
+    show_text: Annotated[bool, typer.Option("--show-text", help="Put forget-set text into the report.")] = False,
+) -> None:
+    """Write a run's report again, or compare several runs on one page."""
+    from expunge.runs.show import write_again
+
+    for path in write_again(runs, output, show_text=show_text):
+        typer.echo(str(path))
+
+
+@app.command(name="list")
+def list_(
+    what: Annotated[str, typer.Argument(help="methods, controls, metrics, attacks, benchmarks or runs.")],
+    folder: Annotated[Path, typer.Option(help="Where runs lie.")] = Path("runs"),
+    as_json: AsJson = False,
+) -> None:
+    """List what there is, from its cards; nothing heavy is loaded."""
+    from expunge.runs.listing import listing, print_listing
+
+    rows = listing(what, folder)
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+    else:
+        print_listing(what, rows)
+
+
+@app.command()
+def purge(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    everything: Annotated[bool, typer.Option("--all", help="Also the models and the reports.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Remove checkpoints, evidence and caches of a run that still hold the forget set."""
+    from expunge.runs.purge import purge as purge_run
+
+    if not yes and sys.stdin.isatty() and not typer.confirm(f"Remove what {run_folder} still holds of the forget set?", err=True):
+        raise typer.Exit(1)
+    for line in purge_run(run_folder, everything=everything):
+        typer.echo(line)
+
+
+@app.callback(invoke_without_command=True)
+def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        import expunge
+
+        typer.echo(expunge.__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: errors become one message each and an exit code."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app(standalone_mode=False)
+    except ExpungeError as error:
+        _complain(error)
+        sys.exit(error.exit_code)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("stopped; run the same command again to go on", err=True)
+        sys.exit(130)
+    except Exception as error:
+        if isinstance(error, typer.Abort) or type(error).__name__ == "Abort":
+            sys.exit(1)
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
+            typer.echo(f"error: {error.format_message()}", err=True)
+            sys.exit(2)
+        if os.environ.get("EXPUNGE_DEBUG"):
+            raise
+        typer.echo(f"error: {type(error).__name__}: {error}\nThis is a fault of expunge. EXPUNGE_DEBUG=1 shows where.", err=True)
+        sys.exit(1)
+
+
+def _complain(error: ExpungeError) -> None:
+    if not isinstance(error, InputError):
+        typer.echo(f"error: {error}", err=True)
+        return
+    count = len(error.problems)
+    if count > 1:
+        typer.echo(f"{count} problems:", err=True)
+    for problem in error.problems:
+        typer.echo(f"error: {problem}" if count == 1 else f"  - {problem}", err=True)
+
+
+if __name__ == "__main__":
+    main()
