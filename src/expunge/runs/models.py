@@ -1,0 +1,69 @@
+"""The models of a run: where each lies on disk, loaded when a stage needs it and let go after."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from expunge.progress import say
+from expunge.runs.recipe import Recipe
+from expunge.subjects.subject import Subject, load_subject
+
+__all__ = ["Shelf", "set_threads"]
+
+SMALL = 5_000_000
+
+
+@dataclass
+class Shelf:
+    """Model name → folder or hub id; `load` gives a fresh subject."""
+
+    recipe: Recipe
+    places: dict[str, str]
+
+    def load(self, name: str) -> Subject:
+        recipe = self.recipe
+        subject = load_subject(
+            self.places[name],
+            dtype=recipe.dtype,
+            device=recipe.device,
+            max_length=recipe.max_length,
+            attention=recipe.attention,
+            trust_remote_code=recipe.trust_remote_code,
+        )
+        gc.collect()
+        return subject
+
+
+def model_facts(subject: Subject, fingerprint: str, info: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """What the scorecard says about a model."""
+    return {
+        "fingerprint": fingerprint,
+        "architecture": type(subject.model).__name__,
+        "parameters": subject.num_parameters(),
+        "dtype": str(next(subject.model.parameters()).dtype).removeprefix("torch."),
+        **(info or {}),
+    }
+
+
+def set_threads(parameters: int) -> None:
+    """One thread for tiny models: two OpenMP threads that wait for each other can be ten times slower."""
+    import os
+
+    if "OMP_NUM_THREADS" in os.environ or torch.cuda.is_available():
+        return
+    threads = 1 if parameters < SMALL else (os.cpu_count() or 1)
+    if threads != torch.get_num_threads():
+        torch.set_num_threads(threads)
+        say(f"using {threads} thread{'s' if threads > 1 else ''} for a model of {parameters / 1e6:.1f} M parameters")
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    path = folder / "facts.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -1,0 +1,150 @@
+"""What a run would do and cost, without doing any of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from expunge.audit.attacking import attack_plan
+from expunge.benchmarks import Benchmark
+from expunge.data.encoding import Encoder
+from expunge.data.request import Request
+from expunge.methods import METHODS, make_method
+from expunge.runs.prepare import load_checked, make_benchmark
+from expunge.runs.recipe import Recipe
+from expunge.subjects.subject import load_encoder
+
+__all__ = ["Plan", "plan"]
+
+SECONDS_PER_GFLOP = {"cpu": 0.05, "cuda": 0.00001}
+"""Rough speed of small matrices on one CPU core (20 GFLOP/s), and of a data-center GPU in bf16."""
+
+
+@dataclass
+class Plan:
+    """Counts, steps, memory (bytes) and time (seconds); estimates are rough and say so."""
+
+    model: str
+    method: str
+    adapter: str
+    controls: list[str]
+    attacks: list[str]
+    bar: str
+    splits: dict[str, dict[str, Any]]
+    steps: int
+    tokens: dict[str, int] = field(default_factory=dict)
+    parameters: int | None = None
+    memory: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    sample: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Validate a recipe and its data and say what it would take. Loads a tokenizer and a config, no weights.
+
+    The sample is a retain record as the model will see it, never a forget record.
+    """
+    warnings: list[str] = []
+    notes: list[str] = []
+    encoder: Encoder | None = None
+    if recipe.benchmark:
+        benchmark: Benchmark = make_benchmark(recipe)
+        request: Request = benchmark.request()
+        notes.append("a benchmark trains its original and oracle first, once; they are kept in the cache")
+    else:
+        request, warnings = load_checked(recipe)
+        encoder = load_encoder(str(recipe.model), max_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code)
+    method = make_method(recipe.method.name, **recipe.method.settings)
+    rows = sum(len(encoder.windows(r)) for r in request.forget) if encoder else len(request.forget)
+    made = Plan(
+        recipe.model or (f"{recipe.benchmark.name} (benchmark)" if recipe.benchmark else ""),
+        recipe.method.name,
+        recipe.adapter,
+        [c.name for c in recipe.control],
+        [name for name, _ in attack_plan(recipe.audit if isinstance(recipe.audit, str) else [(a.name, a.settings) for a in recipe.audit])],
+        f"{recipe.bar.metric}: keep {recipe.bar.keep:g} of the original's",
+        {s: {"records": len(request[s]), "entities": len({r.entity or r.id for r in request[s]}), "built": request.built.get(s)} for s in request},
+        recipe.train.num_steps(rows),
+        warnings=warnings,
+        notes=notes,
+    )
+    if encoder is not None:
+        _measure(made, recipe, request, encoder, method)
+        _sample(made, request, encoder)
+    return made
+
+
+def _measure(made: Plan, recipe: Recipe, request: Request, encoder: Encoder, method: Any) -> None:
+    lengths = {s: [len(w.ids) for r in request[s] for w in encoder.windows(r)] for s in request}
+    made.tokens = {s: sum(values) for s, values in lengths.items()}
+    size = parameters_of(str(recipe.model), recipe.trust_remote_code)
+    if size is None:
+        return
+    parameters, hidden, vocabulary = size
+    made.parameters = parameters
+    kind = "cuda" if recipe.device.startswith("cuda") else "cpu"
+    trained = parameters if recipe.adapter == "full" else parameters // 50
+    mean = sum(lengths["forget"]) / max(1, len(lengths["forget"]))
+    parts = 2 if request.retain and getattr(method, "retain", "none") != "none" else 1
+    step_tokens = mean * recipe.train.batch * parts
+    reference = _reference_bytes(method, lengths, request, hidden, vocabulary)
+    made.memory = {
+        "weights": 4 * parameters if recipe.dtype == "float32" else 2 * parameters,
+        "gradients and optimizer": 12 * trained,
+        "reference cache": min(reference, int(recipe.reference_budget * 2**30)),
+        "activations (rough)": int(step_tokens / recipe.train.accumulate * (34 * hidden + 8 * vocabulary)),
+    }
+    evidence = sum(made.tokens.values())
+    flops = {"unlearn": 6 * parameters * step_tokens * made.steps, "measure": 4 * 2 * parameters * evidence * 4,
+             "control": 2 * parameters * made.tokens.get("calibration", 0) * 20}  # fmt: skip
+    made.seconds = {stage: value / 1e9 * SECONDS_PER_GFLOP[kind] for stage, value in flops.items()}
+    if reference > recipe.reference_budget * 2**30:
+        made.notes.append(f"the reference cache would take {reference / 2**30:.1f} GiB: a live reference is used instead")
+    card = METHODS.get(recipe.method.name).card.fields  # type: ignore[attr-defined]
+    made.notes.append(f"{recipe.method.name}: {card['cost']} per step; erases {card['erases']}")
+
+
+def parameters_of(source: str, trust_remote_code: bool = False) -> tuple[int, int, int] | None:
+    """(parameters, hidden size, vocabulary) from the config alone, on the meta device."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    text = config.get_text_config()
+    return sum(p.numel() for p in model.parameters()), text.hidden_size, text.vocab_size
+
+
+def _reference_bytes(method: Any, lengths: dict[str, list[int]], request: Request, hidden: int, vocabulary: int) -> int:
+    from expunge.training.retain import RETAIN_LOSSES
+    from expunge.training.views import Reads
+
+    total = 0
+    for split, reads in (("forget", getattr(method, "reads", ())), ("retain", _retain_reads(method, RETAIN_LOSSES))):
+        wanted = set().union(*Reads.parse(reads).reference.values()) if reads else set()
+        tokens = sum(lengths.get(split, []))
+        total += 4 * tokens * ("token_logprobs" in wanted) + 4 * len(lengths.get(split, [])) * bool(wanted & {"sum_nll", "mean_nll"})
+        total += 4 * tokens * hidden * bool(wanted & {"hidden", "logits"}) + 4 * hidden * vocabulary * ("logits" in wanted)
+    return total
+
+
+def _retain_reads(method: Any, losses: Any) -> tuple[str, ...]:
+    name = getattr(method, "retain", "none")
+    return tuple(losses.get(name).reads)
+
+
+def _sample(made: Plan, request: Request, encoder: Encoder) -> None:
+    """One record that stays, exactly as the model will see it."""
+    if not request.retain:
+        return
+    record = request.retain[0]
+    encoded = encoder.windows(record)[0]
+    decode = lambda ids: str(encoder.tokenizer.decode(list(ids)))  # noqa: E731
+    made.sample = {"split": "retain", "id": record.id, "prompt": decode(encoded.ids[: encoded.num_prompt]), "answer": decode(encoded.answer_ids),
+                   "tokens": f"{encoded.num_prompt} + {encoded.num_targets}"}  # fmt: skip

@@ -1,0 +1,121 @@
+"""The first stage: the request checked, the models found, before anything is trained."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from expunge.benchmarks import BENCHMARKS, Benchmark, Prepared
+from expunge.data import load_request
+from expunge.data.checks import check_encoded
+from expunge.data.encoding import Encoder
+from expunge.data.request import Request
+from expunge.errors import ConfigError, DataError, Problem
+from expunge.progress import say
+from expunge.runs.folder import cache_folder
+from expunge.runs.recipe import Recipe
+from expunge.subjects.subject import load_encoder
+from expunge.training.settings import TrainSettings
+
+__all__ = ["Job", "make_benchmark", "prepare"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A recipe with its data and models: what the later stages work on."""
+
+    recipe: Recipe
+    request: Request
+    original: str
+    oracle: str | None
+    train: TrainSettings
+    attack_lrs: Sequence[float]
+    metrics: Sequence[tuple[str, str]] = ()
+    warnings: Sequence[str] = ()
+    cost: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def make_benchmark(recipe: Recipe) -> Benchmark:
+    assert recipe.benchmark is not None
+    settings = dict(recipe.benchmark.settings)
+    cls = BENCHMARKS.get(recipe.benchmark.name)
+    try:
+        return cls.from_part(settings.pop("part", None), **settings)  # type: ignore[attr-defined, no-any-return]
+    except TypeError as error:
+        raise ConfigError(Problem("benchmark", str(error).split(") ", 1)[-1], f"See: expunge list benchmarks")) from error
+
+
+def prepare(recipe: Recipe, output: Path) -> Job:
+    """Load and check everything; train a benchmark's models where they are not cached.
+
+    Raises DataError or ConfigError with all problems at once, before any model is loaded.
+    """
+    if recipe.benchmark:
+        made: Prepared = make_benchmark(recipe).prepare(cache_folder(output) / "benchmarks")
+        return Job(
+            recipe,
+            made.request,
+            str(made.original),
+            str(made.oracle) if made.oracle else None,
+            _merge_train(recipe, made.train),
+            recipe.attack_lrs if "attack_lrs" in recipe.model_fields_set else tuple(made.attack_lrs) or recipe.attack_lrs,
+            made.metrics,
+            (),
+            made.cost,
+            made.facts,
+        )
+    assert recipe.model and recipe.forget
+    request, warnings = load_checked(recipe)
+    return Job(recipe, request, recipe.model, recipe.oracle.folder, _merge_train(recipe, {}), recipe.attack_lrs, warnings=tuple(warnings))
+
+
+def load_checked(recipe: Recipe) -> tuple[Request, list[str]]:
+    """The request of a recipe without a benchmark, checked against the model's tokenizer and context."""
+    request, warnings = load_request(
+        recipe.sources, columns=recipe.columns, target=recipe.target.target(), seed=recipe.seed
+    )
+    encoder: Encoder = load_encoder(str(recipe.model), max_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code)
+    findings = check_encoded(request, encoder)
+    if findings.problems:
+        raise DataError(findings.problems)
+    warnings += [str(w) for w in findings.warnings]
+    return request, list(dict.fromkeys(map(str, warnings)))
+
+
+def _merge_train(recipe: Recipe, defaults: Mapping[str, Any]) -> TrainSettings:
+    """The user's settings over the benchmark's; one seed for all unless said otherwise."""
+    own = {name: getattr(recipe.train, name) for name in recipe.train.model_fields_set}
+    return TrainSettings(**{"seed": recipe.seed, **defaults, **own})
+
+
+def tell(warnings: Sequence[str]) -> None:
+    for warning in warnings:
+        say(f"warning: {warning}")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the provenance block."""
+    import platform
+    from importlib.metadata import version
+
+    import torch
+
+    names = ("expunge", "torch", "transformers", "accelerate", "peft", "safetensors", "numpy", "scipy", "rouge-score", "pyarrow")
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except Exception:  # an uninstalled checkout has no metadata
+            continue
+    device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
+    return {"versions": found, "python": platform.python_version(), "machine": platform.machine(), "device": device,
+            "threads": torch.get_num_threads(), "deterministic": os.environ.get("CUBLAS_WORKSPACE_CONFIG", "") or "CPU order"}  # fmt: skip
+
+
+def replace_request(job: Job, request: Request) -> Job:
+    return dataclasses.replace(job, request=request)

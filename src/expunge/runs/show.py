@@ -1,0 +1,155 @@
+"""Results on the terminal, and reports written again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from expunge.audit.scorecard import Scorecard
+from expunge.errors import ConfigError, DataError, Problem
+from expunge.evidence import read_evidence
+from expunge.progress import say
+from expunge.reports import compare, find_record, print_record, print_summary, write_reports
+from expunge.runs.pipeline import RunResult
+from expunge.runs.plan import Plan
+
+__all__ = ["finish", "print_plan", "read_scorecard", "show_record", "show_run", "write_again"]
+
+
+def console(*, stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def finish(result: RunResult) -> None:
+    """Print the result; raise BarMissed (exit 3) when a requirement was not met."""
+    if result.scorecard is None:
+        say(f"done; the run folder is {result.path}")
+        return
+    print_summary(result.scorecard, console(), result.report)
+    result.check()
+
+
+def read_scorecard(folder: Path) -> Scorecard:
+    path = Path(folder) / "scorecard.json"
+    if not path.is_file():
+        hint = "Its run is not finished: run the recipe again" if (Path(folder) / "run.json").is_file() else "Give a run folder; see: expunge list runs"
+        raise ConfigError(Problem(str(folder), "holds no scorecard.json", hint))
+    try:
+        return Scorecard.read(path)
+    except ValueError as error:
+        raise ConfigError(Problem(str(path), "is damaged or of another version", "Run the recipe again")) from error
+
+
+def show_run(folder: Path, *, as_json: bool = False) -> None:
+    card = read_scorecard(folder)
+    if as_json:
+        sys.stdout.write(card.model_dump_json(indent=1) + "\n")
+    else:
+        print_summary(card, console(), Path(folder) / "report.html")
+
+
+def show_record(folder: Path, record: str, *, as_json: bool = False) -> None:
+    """One record side by side; its texts come from the stored evidence, which is on this machine only."""
+    row = find_record(read_scorecard(folder), record)
+    said, answer = {}, row.answer
+    for model, path in _evidence_files(folder, row.split):
+        found = read_evidence(path).gold.get(row.id)
+        if found is not None:
+            answer = answer or found.answer
+            if found.generated is not None:
+                said[model] = found.generated
+    row = row.model_copy(update={"answer": answer, "generated": said or row.generated})
+    if as_json:
+        sys.stdout.write(row.model_dump_json(indent=1) + "\n")
+    else:
+        print_record(row, console())
+
+
+def _evidence_files(folder: Path, split: str) -> list[tuple[str, Path]]:
+    places = [("original", "baseline"), ("unlearned", "measure"), ("controlled", "measure"), ("oracle", "baseline")]
+    files = []
+    for model, stage in places:
+        files += [(model, path) for path in sorted((Path(folder) / stage / model).glob(f"{split}-*.parquet"))[:1]]
+    return files
+
+
+def write_again(runs: Sequence[Path], output: Path | None, *, show_text: bool = False) -> list[Path]:
+    """The report of one run, or the comparison of several."""
+    cards = [read_scorecard(folder) for folder in runs]
+    if len(runs) == 1:
+        card, target = cards[0], Path(output or runs[0])
+        if show_text:
+            card = with_texts(card, Path(runs[0]))
+            target = Path(output or runs[0] / "with-text")
+        return [write_reports(card, target, replace_scorecard=target != Path(runs[0]))["report.html"]]
+    if show_text:
+        raise ConfigError(Problem("--show-text", "goes with one run", "Compare without it"))
+    return [compare(cards, Path(output or Path(runs[0]).parent / "comparison"))["compare.html"]]
+
+
+def with_texts(card: Scorecard, folder: Path) -> Scorecard:
+    """The scorecard with answers and generated texts from the run's evidence."""
+    texts: dict[tuple[str, str], dict[str, Any]] = {}
+    for split in {row.split for row in card.records}:
+        for model, path in _evidence_files(folder, split):
+            for record, row in read_evidence(path).gold.items():
+                entry = texts.setdefault((split, record), {"answer": row.answer, "generated": {}})
+                if row.generated is not None:
+                    entry["generated"][model] = row.generated
+    if not texts:
+        raise DataError(Problem(str(folder), "holds no evidence any more", "It was purged: run the recipe again"))
+    records = [row.model_copy(update=texts.get((row.split, row.id), {})) for row in card.records]
+    return card.model_copy(update={"records": records, "shows_text": True})
+
+
+def print_plan(made: Plan) -> None:
+    from rich import box
+    from rich.table import Table
+
+    out = console()
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for name in ("split", "records", "entities", "tokens", "where from"):
+        table.add_column(name, justify="right" if name in ("records", "entities", "tokens") else "left")
+    for split, facts in made.splits.items():
+        tokens = made.tokens.get(split)
+        table.add_row(split, f"{facts['records']:,}", f"{facts['entities']:,}", f"{tokens:,}" if tokens else "", facts["built"] or "given")
+    out.print(table)
+    size = f", {made.parameters / 1e6:,.1f} M parameters" if made.parameters else ""
+    lines = [
+        f"model     {made.model}{size}",
+        f"method    {made.method} ({made.adapter}), {made.steps} optimizer steps",
+        f"control   {', '.join(made.controls) or 'none'}; bar {made.bar}",
+        f"attacks   {', '.join(made.attacks) or 'none'}",
+    ]
+    if made.memory:
+        parts = ", ".join(f"{name} {_bytes(size)}" for name, size in made.memory.items())
+        lines.append(f"memory    {_bytes(sum(made.memory.values()))} ({parts})")
+    if made.seconds:
+        parts = ", ".join(f"{name} {_seconds(value)}" for name, value in made.seconds.items())
+        lines.append(f"time      {parts} (rough; attacks not counted)")
+    for line in lines:
+        out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if made.sample:
+        out.print(f"\none record that stays, as the model sees it ({made.sample['id']}, {made.sample['tokens']} tokens):", markup=False, highlight=False)
+        out.print(made.sample["prompt"], markup=False, highlight=False, style="dim")
+        out.print(made.sample["answer"], markup=False, highlight=False)
+    for text in made.notes:
+        say(f"note: {text}")
+    for text in made.warnings:
+        say(f"warning: {text}")
+
+
+def _bytes(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{size:.0f} {unit}" if unit in ("B", "KiB") else f"{size:.1f} {unit}"
+        size /= 1024
+    return ""
+
+
+def _seconds(value: float) -> str:
+    return "under 1 s" if value < 1 else f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
