@@ -47,13 +47,13 @@ class Schedule:
         self.steps_per_epoch = math.ceil(len(self.lengths) / batch)
         self._epoch: tuple[int, list[tuple[list[int], list[int]]]] = (-1, [])
 
-    def step(self, number: int) -> tuple[int, list[int], list[int]]:
-        """(epoch, row indices, retain indices) of optimizer step `number`, counted from 0."""
+    def step(self, number: int, rank: int = 0, world: int = 1) -> tuple[int, list[int], list[int]]:
+        """(epoch, row indices, retain indices) of optimizer step `number`, counted from 0; a rank's own share."""
         epoch, place = divmod(number, self.steps_per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._plan(epoch))
         rows, retain = self._epoch[1][place]
-        return epoch, rows, retain
+        return epoch, rows[rank::world], retain[rank::world]
 
     def _plan(self, epoch: int) -> list[tuple[list[int], list[int]]]:
         order = _permutation(len(self.lengths), self.seed, "rows", epoch)

@@ -58,6 +58,10 @@ class Pipeline:
     def __init__(self, recipe: Recipe, *, new: bool = False, only: str | None = None):
         if only is not None and only not in STAGES:
             raise ConfigError(Problem(f"--only {only}", "is no stage", nearest(only, STAGES)))
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError(
+                Problem("torchrun", "this version trains in one process", "Start it with: expunge run")
+            )
         self.recipe, self.only = recipe, only
         self.path = Path(recipe.output)
         self.folder = RunFolder(self.path, recipe.model_dump(mode="json"), new=new)
@@ -98,16 +102,27 @@ class Pipeline:
     def _baseline(self, number: int, total: int) -> None:
         if self.recipe.oracle.retrain:
             settings = (self.recipe.oracle.train or self.job.train).model_dump(mode="json")
-            inputs = {**self._data(), "train": settings, "base": self.recipe.oracle.base, "code": code_version(*_TRAIN)}
+            inputs = {
+                **self._data(),
+                "train": settings,
+                "base": self.recipe.oracle.base,
+                "code": code_version(*_TRAIN),
+            }
             announce(number, total, "baseline: training the oracle without the forget set")
-            folder = self.folder.stage("oracle", inputs, lambda f: stages.retrain_oracle(f, self.job, self.shelf))
+            folder = self.folder.stage(
+                "oracle", inputs, lambda f: stages.retrain_oracle(f, self.job, self.shelf)
+            )
             self.shelf.places["oracle"] = str(folder / "model")
         if "oracle" in self.shelf.places:
             self.marks["oracle"] = fingerprint(self.shelf.load("oracle").model)
         announce(number, total, "baseline: what the original (and the oracle) knows")
         inputs = {**self._data(), "oracle": self.marks.get("oracle"), **self._measuring()}
-        self.baseline = self.folder.stage("baseline", inputs, lambda f: stages.baseline(f, self.job, self.shelf))
-        self.evidence = stages.read_models({m: self.baseline / m for m in ("original", "oracle") if (self.baseline / m).is_dir()})
+        self.baseline = self.folder.stage(
+            "baseline", inputs, lambda f: stages.baseline(f, self.job, self.shelf)
+        )
+        self.evidence = stages.read_models(
+            {m: self.baseline / m for m in ("original", "oracle") if (self.baseline / m).is_dir()}
+        )
         self._warn_unknown()
 
     def _unlearn(self, number: int, total: int) -> None:
@@ -117,7 +132,9 @@ class Pipeline:
         inputs = {
             **self._data(),
             "method": recipe.method.model_dump(mode="json"),
-            "train": self.job.train.model_dump(mode="json", exclude={"checkpoint_seconds", "report_to", "log_every"}),
+            "train": self.job.train.model_dump(
+                mode="json", exclude={"checkpoint_seconds", "report_to", "log_every"}
+            ),
             "controls": [c.model_dump(mode="json") for c in recipe.control],
             "bar": recipe.bar.model_dump(mode="json"),
             "adapter": [recipe.adapter, recipe.lora.model_dump(mode="json"), recipe.reference],
@@ -151,10 +168,16 @@ class Pipeline:
         models = {m: self.marks[m] for m in ("original", "unlearned", "controlled") if m in self.marks}
         inputs = {**self._data(), **models, **self._measuring()}
         folder = self.folder.stage("measure", inputs, lambda f: stages.measure(f, self.job, self.shelf))
-        self.evidence |= stages.read_models({m: folder / m for m in ("unlearned", "controlled") if (folder / m).is_dir()})
+        self.evidence |= stages.read_models(
+            {m: folder / m for m in ("unlearned", "controlled") if (folder / m).is_dir()}
+        )
 
     def _attack(self, number: int, total: int) -> None:
-        plan = attack_plan(self.recipe.audit if isinstance(self.recipe.audit, str) else [(a.name, a.settings) for a in self.recipe.audit])
+        plan = attack_plan(
+            self.recipe.audit
+            if isinstance(self.recipe.audit, str)
+            else [(a.name, a.settings) for a in self.recipe.audit]
+        )
         self.results: dict[str, dict[str, list[dict[str, Any]]]] = {}
         self.skipped: dict[str, str] = {}
         field = Field(
@@ -177,10 +200,20 @@ class Pipeline:
             announce(number, total, f"attack: {name}")
             for model in ("original", "controlled", "oracle", "planted"):
                 if model in self.shelf.places:
-                    self.results.setdefault(name, {})[model] = self._attacked(name, settings, attack, model, field)
+                    self.results.setdefault(name, {})[model] = self._attacked(
+                        name, settings, attack, model, field
+                    )
 
-    def _attacked(self, name: str, settings: Mapping[str, Any], attack: Any, model: str, field: Field) -> list[dict[str, Any]]:
-        about = {"profile": field.profile, "seed": field.seed, "placebo": field.placebo, "lrs": list(field.lrs), "batch": field.batch}
+    def _attacked(
+        self, name: str, settings: Mapping[str, Any], attack: Any, model: str, field: Field
+    ) -> list[dict[str, Any]]:
+        about = {
+            "profile": field.profile,
+            "seed": field.seed,
+            "placebo": field.placebo,
+            "lrs": list(field.lrs),
+            "batch": field.batch,
+        }
         inputs = {
             "weights": self.marks[model],
             "request": self._data()["request"],
@@ -199,10 +232,17 @@ class Pipeline:
 
     def _plant(self) -> None:
         """A planted positive: the original taught to refuse. Attacks that do not see through it are too weak."""
-        inputs = {**self._data(), "code": code_version(*_TRAIN), "train": self.job.train.model_dump(mode="json"), "planted": 1}
+        inputs = {
+            **self._data(),
+            "code": code_version(*_TRAIN),
+            "train": self.job.train.model_dump(mode="json"),
+            "planted": 1,
+        }
 
         def work(folder: Path) -> Mapping[str, Any]:
-            settings = self.job.train.model_copy(update={"steps": None, "epochs": max(3.0, self.job.train.epochs), "report_to": []})
+            settings = self.job.train.model_copy(
+                update={"steps": None, "epochs": max(3.0, self.job.train.epochs), "report_to": []}
+            )
             subject = make_method("idk").unlearn(
                 self.shelf.load("original"), self.job.request, Workspace(settings, lora=LoraSettings(rank=8))
             )
@@ -245,7 +285,11 @@ class Pipeline:
     # Parts of keys, and of the scorecard --------------------------------------------------------------
 
     def _data(self) -> dict[str, Any]:
-        return {"request": self.job.request.fingerprint(), "splits": sorted(self.job.request), "original": self.marks["original"]}
+        return {
+            "request": self.job.request.fingerprint(),
+            "splits": sorted(self.job.request),
+            "original": self.marks["original"],
+        }
 
     def _measuring(self) -> dict[str, Any]:
         recipe = self.recipe
@@ -272,11 +316,20 @@ class Pipeline:
         for record in control["records"]:
             self.warnings += record["warnings"]
         card = METHODS.get(self.recipe.method.name).card  # type: ignore[attr-defined]
-        return {"method": self.recipe.method.name, "method_summary": card.summary, "controls": [c.name for c in self.recipe.control]}
+        return {
+            "method": self.recipe.method.name,
+            "method_summary": card.summary,
+            "controls": [c.name for c in self.recipe.control],
+        }
 
     def _cost(self) -> list[CostRow]:
         rows = [
-            CostRow(stage=f"benchmark: {name}", wall=float(c.get("wall", 0)), tokens=int(c.get("tokens", 0)) or None, cached=True)
+            CostRow(
+                stage=f"benchmark: {name}",
+                wall=float(c.get("wall", 0)),
+                tokens=int(c.get("tokens", 0)) or None,
+                cached=True,
+            )
             for name, c in self.job.cost.items()
         ]
         for name, facts in self.folder.state["stages"].items():
@@ -306,7 +359,13 @@ class Pipeline:
         elif "holdout" in original:
             base = compute(metric, original, "holdout").value
         if known - (base or 0.0) < 0.2:
-            against = "the oracle's" if "oracle" in self.evidence else "the holdout's" if base is not None else "nothing to compare with"
+            against = (
+                "the oracle's"
+                if "oracle" in self.evidence
+                else "the holdout's"
+                if base is not None
+                else "nothing to compare with"
+            )
             text = f"not_known: the original shows no sign of knowing the forget set ({metric} {known:.3f}, {against} {base or 0:.3f}): nothing to forget"
             self.warnings.append(text)
             say(f"warning: {text}")
@@ -329,7 +388,9 @@ def _history(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     names = ("step", "epoch", "terms", "lr", "grad_norm", "active", "calibration")
-    return [{k: e.get(k) for k in names} for e in map(json.loads, path.read_text(encoding="utf-8").splitlines())]
+    return [
+        {k: e.get(k) for k in names} for e in map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    ]
 
 
 def _key(path: Path) -> bytes:
