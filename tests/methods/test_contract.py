@@ -14,10 +14,16 @@ from expunge.methods import METHODS, LoopMethod, Objective, make_method
 from expunge.testing import METHOD_CHECKS, check_method, tiny_request, tiny_subject
 from expunge.training import TrainSettings, Workspace, finetune
 
-CARD = dict(
-    family="toy", erases="influence", targets=["records"], access="weights", needs=[], cost="1F+1B",
-    scale="single", source="a test",
-)  # fmt: skip
+CARD = {
+    "family": "toy",
+    "erases": "influence",
+    "targets": ["records"],
+    "access": "weights",
+    "needs": [],
+    "cost": "1F+1B",
+    "scale": "single",
+    "source": "a test",
+}
 
 
 @pytest.mark.parametrize("check", METHOD_CHECKS, ids=lambda check: check.__name__)
