@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 
 import torch
@@ -54,7 +55,9 @@ def metaspace_backend(vocab_size: int = 400) -> str:
     )
     trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=pieces, show_progress=False)
     backend.train_from_iterator([" ".join(CORPUS).replace(" ", "▁")], trainer)
-    return backend.to_str()
+    made = json.loads(backend.to_str())
+    made["added_tokens"] = [t for t in made["added_tokens"] if not t["content"].startswith("<0x")]
+    return json.dumps(made)
 
 
 @cache
@@ -103,20 +106,21 @@ _LLAMA = {
 }
 _PLAIN = {key: value for key, value in _LLAMA.items() if key != "num_key_value_heads"}
 
-CONFIGS = {
-    "llama": lambda **ids: hf.LlamaConfig(**_LLAMA, **ids),
-    "qwen2": lambda **ids: hf.Qwen2Config(**_LLAMA, tie_word_embeddings=True, **ids),
-    "qwen3": lambda **ids: hf.Qwen3Config(**_LLAMA, head_dim=8, **ids),
-    "gpt2": lambda **ids: hf.GPT2Config(n_embd=32, n_layer=3, n_head=4, n_positions=CONTEXT, **ids),
-    "gpt_neox": lambda **ids: hf.GPTNeoXConfig(**_PLAIN, **ids),
-    "phi": lambda **ids: hf.PhiConfig(**_PLAIN, resid_pdrop=0.1, **ids),
-    "gemma2": lambda **ids: hf.Gemma2Config(**_LLAMA, head_dim=8, final_logit_softcapping=2.0, **ids),
-    "mixtral": lambda **ids: hf.MixtralConfig(**_LLAMA, num_local_experts=4, **ids),
-    "qwen2_moe": lambda **ids: hf.Qwen2MoeConfig(
-        **_LLAMA, num_experts=4, moe_intermediate_size=16, shared_expert_intermediate_size=16, **ids
+_CONFIGS = {
+    "llama": (hf.LlamaConfig, _LLAMA),
+    "qwen2": (hf.Qwen2Config, _LLAMA | {"tie_word_embeddings": True}),
+    "qwen3": (hf.Qwen3Config, _LLAMA | {"head_dim": 8}),
+    "gpt2": (hf.GPT2Config, {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": CONTEXT}),
+    "gpt_neox": (hf.GPTNeoXConfig, _PLAIN),
+    "phi": (hf.PhiConfig, _PLAIN | {"resid_pdrop": 0.1}),
+    "gemma2": (hf.Gemma2Config, _LLAMA | {"head_dim": 8, "final_logit_softcapping": 2.0}),
+    "mixtral": (hf.MixtralConfig, _LLAMA | {"num_local_experts": 4}),
+    "qwen2_moe": (
+        hf.Qwen2MoeConfig,
+        _LLAMA | {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
     ),
 }
-FAMILIES = tuple(CONFIGS)
+FAMILIES = tuple(_CONFIGS)
 
 
 def make_subject(family: str = "llama", tokenizer=None, *, seed: int = 0, spread: float = 0.15, **config):
@@ -128,7 +132,8 @@ def make_subject(family: str = "llama", tokenizer=None, *, seed: int = 0, spread
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    made = CONFIGS[family](**ids | config)
+    kind, shape = _CONFIGS[family]
+    made = kind(**shape | ids | config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = hf.AutoModelForCausalLM.from_config(made)

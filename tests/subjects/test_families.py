@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from tiny_models import FAMILIES, make_subject, some_records
 
 from expunge.data.batching import collate
 from expunge.measure.forward import forward
@@ -19,6 +18,7 @@ from expunge.subjects.weights import (
     named_weights,
 )
 from expunge.training.reference import Reference
+from tiny_models import FAMILIES, make_subject, some_records
 
 close = {"rtol": 1e-5, "atol": 1e-5}
 
