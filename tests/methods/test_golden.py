@@ -1,4 +1,4 @@
-"""Every delivered loss against hand-computed numbers, its documented facts, and autograd of the written formula.
+"""Every delivered loss against hand-computed numbers, documented facts, and autograd of its formula.
 
 Numbers are for five answer positions over four tokens in two rows of two and three tokens, in float64.
 """
@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from expunge.methods import make_method
 from expunge.training.retain import RETAIN_LOSSES
-from expunge.training.views import Reads, ReferenceView, View, sum_rows
+from expunge.training.views import ReferenceView, View, sum_rows
 
 Z = [[2, 0, -1, 0.5], [0, 3, 1, -1], [1, 1, 0, 0], [-1, 0, 2, 1], [0.5, -0.5, 0, 1.5]]
 Z_REF = [[3, 0, -1, 0], [0, 4, 0, -1], [2, 1, 0, 0], [-1, 0, 3, 0], [0, -1, 0, 3]]
@@ -35,24 +35,30 @@ def logp_of(logits, targets):
     return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
 
 
+EVERY = frozenset({"logits", "token_logprobs", "sum_nll", "mean_nll", "hidden"})
+
+
 def reference(logits, targets, row, lengths, hidden=None):
     def fetch(quantity):
+        if quantity == "hidden":
+            return hidden
         logp = logp_of(logits, targets)
         sums = -sum_rows(logp, row, len(lengths))
-        found = {"logits": logits, "token_logprobs": logp, "sum_nll": sums, "hidden": hidden}
-        return found[quantity]
+        return {"logits": logits, "token_logprobs": logp, "sum_nll": sums}[quantity]
 
-    every = frozenset({"logits", "token_logprobs", "sum_nll", "mean_nll", "hidden"})
-    return ReferenceView(fetch, row, lengths, every, "forget")
+    return ReferenceView(fetch, row, lengths, EVERY, "forget")
 
 
-def view(logits, targets=GOLD, row=ROW, lengths=LENGTHS, ref=None, hidden=None, variants=None, reads=()):
-    ref = ref if ref is not None else reference(floats(Z_REF), targets, row, lengths)
-    declared = Reads.parse(reads).model.get("gold", frozenset()) if reads else EVERY
-    return View(targets, row, lengths, logits, hidden, ref, variants or {}, declared)
+def view(logits, targets=GOLD, row=ROW, lengths=LENGTHS, ref=None, hidden=None, variants=None):
+    ref = ref or reference(floats(Z_REF), targets, row, lengths)
+    return View(targets, row, lengths, logits, hidden, ref, variants or {}, EVERY)
 
 
-EVERY = frozenset({"logits", "token_logprobs", "sum_nll", "mean_nll", "hidden"})
+def states(hidden, ref=None, lengths=(1, 1)):
+    """A view of hidden states at one layer."""
+    row = torch.repeat_interleave(torch.arange(len(lengths)), tensor(lengths))
+    ref = reference(None, None, row, tensor(lengths), None if ref is None else floats(ref))
+    return view(None, torch.zeros_like(row), row, tensor(lengths), ref, hidden)
 
 
 def leaf(values=Z):
@@ -103,16 +109,12 @@ def test_golden_value(name, settings, value):
 def test_golden_values_of_retain_losses():
     close(RETAIN_LOSSES.get("ce")().loss(view(floats(Z))).mean().item(), 0.463984)
     close(RETAIN_LOSSES.get("kl")().loss(view(floats(Z))).mean().item(), 0.137957)
-    rows, ones = tensor([0, 1]), tensor([1, 1])
-    ref = reference(floats(Z_REF), GOLD, rows, ones, floats(H_REF))
-    states = view(None, tensor([0, 0]), rows, ones, ref, floats(H))
-    close(RETAIN_LOSSES.get("hidden_mse")().loss(states).mean().item(), 0.666667)
+    close(RETAIN_LOSSES.get("hidden_mse")().loss(states(floats(H), H_REF)).mean().item(), 0.666667)
 
 
 def test_golden_value_of_rmu():
-    states = view(None, tensor([0, 0]), tensor([0, 1]), tensor([1, 1]), hidden=floats(H))
-    method = make_method("rmu", steering=2.0)
-    close(method.loss(states, direction=floats([1, 0, 0])).mean().item(), 6.333333)
+    loss = make_method("rmu", steering=2.0).loss(states(floats(H)), direction=floats([1, 0, 0]))
+    close(loss.mean().item(), 6.333333)
 
 
 class Constant:
@@ -257,9 +259,7 @@ def test_npo_is_positive_with_row_weights_below_two():
         assert (rows >= 0).all()
         weights = -views.sum_nll.grad
         assert ((weights > 0) & (weights <= 2)).all()
-        torch.testing.assert_close(
-            weights, torch.full((2,), 2 / (1 + math.exp(0.5 * shift)), dtype=torch.float64)
-        )
+        torch.testing.assert_close(weights, floats([2 / (1 + math.exp(0.5 * shift))] * 2))
 
 
 def test_npo_with_small_beta_points_along_ascent():
@@ -371,19 +371,17 @@ def test_rmu_is_zero_only_on_its_target_whose_norm_is_the_steering():
     direction = method.setup(tiny_subject(), seed=3)["direction"].double()
     close((4.0 * direction).norm().item(), 4.0, 1e-6)
     assert (direction >= 0).all(), "drawn uniformly from [0, 1), not from a Gaussian"
-    hidden = (4.0 * direction).expand(2, -1)
-    states = view(None, tensor([0, 0]), tensor([0, 1]), tensor([1, 1]), hidden=hidden)
-    assert method.loss(states, direction=direction).abs().max() < 1e-12
+    on_target = states((4.0 * direction).expand(2, -1))
+    assert method.loss(on_target, direction=direction).abs().max() < 1e-12
     again = method.setup(tiny_subject(), seed=3)["direction"].double()
     assert torch.equal(direction, again)
     assert not torch.equal(direction, method.setup(tiny_subject(), seed=4)["direction"].double())
 
 
 def test_rmu_normalizes_per_row_whatever_the_lengths():
-    rows, lengths = tensor([0, 1, 1, 1]), tensor([1, 3])
     hidden = floats([[1, 0, 0], [2, 0, 0], [2, 0, 0], [2, 0, 0]])
-    states = view(None, tensor([0] * 4), rows, lengths, hidden=hidden)
-    loss = make_method("rmu", steering=1.0).loss(states, direction=floats([0, 0, 1]))
+    method = make_method("rmu", steering=1.0)
+    loss = method.loss(states(hidden, lengths=(1, 3)), direction=floats([0, 0, 1]))
     close(loss.tolist(), [2 / 3, 5 / 3])
 
 
@@ -404,19 +402,15 @@ def test_rmu_layer_keeps_the_published_proportion():
 
 def test_hidden_mse_at_the_reference_is_zero_with_zero_gradient():
     hidden = floats(H_REF).requires_grad_()
-    rows, ones = tensor([0, 1]), tensor([1, 1])
-    ref = reference(floats(Z_REF), GOLD, rows, ones, floats(H_REF))
-    loss = RETAIN_LOSSES.get("hidden_mse")().loss(view(None, tensor([0, 0]), rows, ones, ref, hidden)).mean()
+    loss = RETAIN_LOSSES.get("hidden_mse")().loss(states(hidden, H_REF)).mean()
     assert loss.item() == 0
     assert torch.autograd.grad(loss, hidden)[0].abs().max() == 0
 
 
 def test_hidden_mse_keeps_one_value_per_row_for_unequal_lengths():
     """A [B] over [B, 1] division would broadcast to [B, B]."""
-    rows, lengths = tensor([0, 1, 1, 1]), tensor([1, 3])
-    ref = reference(floats(Z_REF), GOLD, rows, lengths, torch.zeros(4, 3, dtype=torch.float64))
     hidden = floats([[3, 0, 0], [0, 3, 0], [0, 0, 3], [0, 0, 0]])
-    loss = RETAIN_LOSSES.get("hidden_mse")().loss(view(None, tensor([0] * 4), rows, lengths, ref, hidden))
+    loss = RETAIN_LOSSES.get("hidden_mse")().loss(states(hidden, [[0.0] * 3] * 4, (1, 3)))
     close(loss.tolist(), [3.0, 2.0])
 
 
