@@ -22,7 +22,9 @@ app = typer.Typer(
     help="Make a language model forget what it must forget, keep what it must keep, and prove both.",
 )
 
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides, as in train.lr=1e-4.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides, as in train.lr=1e-4.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 New = Annotated[bool, typer.Option("--new", help="Replace a run of another recipe in the output folder.")]
 Output = Annotated[str | None, typer.Option("--output", "-o", help="Run folder.")]
@@ -33,7 +35,9 @@ def demo(
     overrides: Overrides = None,
     output: Output = None,
     new: New = False,
-    ask_text: Annotated[bool, typer.Option("--show-text", help="Put the (invented) texts into the report.")] = True,
+    ask_text: Annotated[
+        bool, typer.Option("--show-text", help="Put the (invented) texts into the report.")
+    ] = True,
 ) -> None:
     """Run everything on the embedded benchmark: no data, no download, minutes on a laptop."""
     from expunge.runs.demo import run_demo
@@ -43,11 +47,15 @@ def demo(
 
 @app.command()
 def init(
-    file: Annotated[Path, typer.Argument(help="The forget set: JSONL, JSON, CSV, parquet or a dataset folder.")],
+    file: Annotated[
+        Path, typer.Argument(help="The forget set: JSONL, JSON, CSV, parquet or a dataset folder.")
+    ],
     model: Annotated[str, typer.Option(help="Folder or hub id of the model.")] = "./my-model",
     retain: Annotated[str | None, typer.Option(help="What must stay.")] = None,
     holdout: Annotated[str | None, typer.Option(help="Records of the same kind the model never saw.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the recipe.")] = Path("recipe.yaml"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the recipe.")] = Path(
+        "recipe.yaml"
+    ),
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing recipe.")] = False,
 ) -> None:
     """Write a commented recipe for your files."""
@@ -76,9 +84,13 @@ def plan(recipe: Path, overrides: Overrides = None, as_json: AsJson = False) -> 
 def run(
     recipe: Path,
     overrides: Overrides = None,
-    only: Annotated[str | None, typer.Option("--only", metavar="STAGE", help="Run up to this stage and stop there.")] = None,
+    only: Annotated[
+        str | None, typer.Option("--only", metavar="STAGE", help="Run up to this stage and stop there.")
+    ] = None,
     new: New = False,
-    show_text: Annotated[bool, typer.Option("--show-text", help="Put forget-set text into the report.")] = False,
+    show_text: Annotated[
+        bool, typer.Option("--show-text", help="Put forget-set text into the report.")
+    ] = False,
 ) -> None:
     """Unlearn under control, audit and report. Run it again to resume."""
     from expunge.runs.api import run as run_recipe
@@ -102,7 +114,11 @@ def audit(
 
     recipe: Any = request
     if request.suffix.lower() not in (".yaml", ".yml"):
-        recipe = {"forget": str(request), "model": original or model, "output": f"runs/audit-{Path(model).name}"}
+        recipe = {
+            "forget": str(request),
+            "model": original or model,
+            "output": f"runs/audit-{Path(model).name}",
+        }
     finish(audit_model(model, recipe, overrides or [], original=original, new=new))
 
 
@@ -123,9 +139,13 @@ def show(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders; two or more are compared.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Run folders; two or more are compared.")
+    ],
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for the comparison.")] = None,
-    show_text: Annotated[bool, typer.Option("--show-text", help="Put forget-set text into the report.")] = False,
+    show_text: Annotated[
+        bool, typer.Option("--show-text", help="Put forget-set text into the report.")
+    ] = False,
 ) -> None:
     """Write a run's report again, or compare several runs on one page."""
     from expunge.runs.show import write_again
@@ -159,7 +179,11 @@ def purge(
     """Remove checkpoints, evidence and caches of a run that still hold the forget set."""
     from expunge.runs.purge import purge as purge_run
 
-    if not yes and sys.stdin.isatty() and not typer.confirm(f"Remove what {run_folder} still holds of the forget set?", err=True):
+    if (
+        not yes
+        and sys.stdin.isatty()
+        and not typer.confirm(f"Remove what {run_folder} still holds of the forget set?", err=True)
+    ):
         raise typer.Exit(1)
     for line in purge_run(run_folder, everything=everything):
         typer.echo(line)
@@ -195,7 +219,11 @@ def main() -> None:
             sys.exit(2)
         if os.environ.get("EXPUNGE_DEBUG"):
             raise
-        typer.echo(f"error: {type(error).__name__}: {error}\nThis is a fault of expunge. EXPUNGE_DEBUG=1 shows where.", err=True)
+        typer.echo(
+            f"error: {type(error).__name__}: {error}\n"
+            "This is a fault of expunge. EXPUNGE_DEBUG=1 shows where.",
+            err=True,
+        )
         sys.exit(1)
 
 

@@ -27,8 +27,15 @@ def track(what: str, total: int) -> Iterator[Callable[..., None]]:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        columns = (TextColumn("{task.description:<28.28}"), BarColumn(24), TextColumn("{task.completed}/{task.total}"),
-                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("[dim]{task.fields[note]}"))  # fmt: skip
+        columns = (
+            TextColumn("{task.description:<28.28}"),
+            BarColumn(24),
+            TextColumn("{task.completed}/{task.total}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("[dim]{task.fields[note]}"),
+        )
         with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task(what, total=total, note="")
             yield lambda n=1, note="": progress.update(task, advance=n, note=note)

@@ -20,11 +20,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar, cast
 
 from expunge.errors import ConfigError, Problem, nearest
 
 __all__ = ["Card", "Registry"]
+
+T = TypeVar("T")  # what a registry holds: Method, Metric, …
+C = TypeVar("C", bound=type[Any])
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Card:
         return {"name": self.name, "summary": self.summary, **self.fields}
 
 
-class Registry:
+class Registry(Generic[T]):
     """Named classes of one kind, found in the files of a package and in entry points.
 
     `variable` is the name under which the files use the registry as decorator (`METHODS`).
@@ -50,27 +53,27 @@ class Registry:
         self.kind = kind
         self.package = package
         self.variable = variable
-        self._live: dict[str, type] = {}
+        self._live: dict[str, type[T]] = {}
         self._live_cards: dict[str, Card] = {}
 
-    def register(self, name: str, **card: Any) -> Callable[[type], type]:
+    def register(self, name: str, **card: Any) -> Callable[[C], C]:
         """Class decorator. Names are lower case, `rougeL` apart; each stands for one class."""
         plain = name.replace("rougeL", "rougel")  # the field's own spelling
         if plain != plain.lower() or not plain.replace("_", "").isalnum():
             raise ValueError(f"{self.kind} names are lower case letters, digits and _: {name!r}")
 
-        def decorate(cls: type) -> type:
+        def decorate(cls: C) -> C:
             known = self._live.get(name)
             if known is not None and (known.__module__, known.__qualname__) != (
                 cls.__module__,
                 cls.__qualname__,
             ):
                 raise ValueError(f"{self.kind} {name!r} is already registered by {known.__module__}")
-            cls.name = name  # type: ignore[attr-defined]
+            cls.name = name
             summary = (cls.__doc__ or "").strip().splitlines()[0] if cls.__doc__ else ""
             self._live[name] = cls
             self._live_cards[name] = Card(name, summary, cls.__module__, card)
-            cls.card = self._live_cards[name]  # type: ignore[attr-defined]
+            cls.card = self._live_cards[name]
             return cls
 
         return decorate
@@ -80,20 +83,23 @@ class Registry:
 
     def cards(self) -> list[Card]:
         """The cards of everything known, without importing any of it."""
-        return [self._live_cards.get(name) or self._found[name] for name in self.names()]
+        return [self.card(name) for name in self.names()]
 
-    def get(self, name: str) -> type:
+    def card(self, name: str) -> Card:
+        """The card of `name`, without importing its file. Raises ConfigError with the nearest names."""
+        card = self._live_cards.get(name) or self._found.get(name)
+        if card is None:
+            fix = nearest(str(name), self.names())
+            raise ConfigError(Problem(f"{self.kind} {name!r}", "unknown name", fix))
+        return card
+
+    def get(self, name: str) -> type[T]:
         """The class registered under `name`; imports its file. Raises ConfigError with the nearest names."""
         if name not in self._live:
-            card = self._found.get(name)
-            if card is None:
-                raise ConfigError(
-                    Problem(f"{self.kind} {name!r}", "unknown name", nearest(str(name), self.names()))
-                )
-            importlib.import_module(card.module)
+            importlib.import_module(self.card(name).module)
         return self._live[name]
 
-    def make(self, name: str, **settings: Any) -> Any:
+    def make(self, name: str, **settings: Any) -> T:
         """The dataclass registered under `name`, built with these settings.
 
         Raises ConfigError with the nearest names on unknown settings, and on values of another type or range.
@@ -101,7 +107,7 @@ class Registry:
         from pydantic import TypeAdapter, ValidationError
 
         cls = self.get(name)
-        known = [f.name for f in fields(cls) if f.init]
+        known = [f.name for f in fields(cast(Any, cls)) if f.init]
         hint = lambda key: nearest(key, known) if known else "It has none"  # noqa: E731
         unknown = [
             Problem(f"{self.kind} {name!r}", f"no setting {k!r}", hint(k)) for k in settings if k not in known

@@ -1,8 +1,8 @@
 """The contract of an attack: a way to bring the knowledge back, run alike on original, controlled and oracle.
 
-An attack changes the weights, the prompts or the decoding, then takes the *same evidence*; the audit computes the
-*same metrics* on it. It declares its threat model and what it injects, and yields one `Outcome` per configuration
-(and per step, where it trains).
+An attack changes the weights, the prompts or the decoding, then takes the *same evidence*; the audit computes
+the *same metrics* on it. It declares its threat model and what it injects, and yields one `Outcome` per
+configuration (and per step, where it trains).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ATTACKS", "Attack", "Field", "Outcome", "Profile"]
 
-ATTACKS = Registry("attack", "expunge.attacks", "ATTACKS")
+ATTACKS: Registry[Attack] = Registry("attack", "expunge.attacks", "ATTACKS")
 
 Profile = Literal["quick", "default", "deep"]
 
@@ -33,8 +33,8 @@ class Outcome:
 
     `evidence`: split → evidence of the scored records ("forget"; "holdout" for the placebo, where asked for).
     `step`: optimizer steps taken, None where nothing is trained; step 0 is the model before the attack.
-    `sources`: scored record id → the forget record it stands for, where several rows stand for one record; the
-    record's leak is then the maximum over them.
+    `sources`: scored record id → the forget record it stands for, where several rows stand for one record;
+    the record's leak is then the maximum over them.
     """
 
     config: Mapping[str, Any]
@@ -68,7 +68,7 @@ class Field:
 
 
 class Attack(ABC):
-    """One attack, one file. The card says threat, kind, injects and tier; hyper-parameters are dataclass fields.
+    """One attack, one file; its card says threat, kind, injects and tier, its fields are hyper-parameters.
 
     threat: query | logprob | fine-tune | white-box. kind: weights | prompts | decoding | read-out.
     injects: nothing | format | related facts | the answer.

@@ -1,4 +1,4 @@
-"""The scorecard put together from stored evidence, attack results and the control record. No model is loaded."""
+"""The scorecard put together from stored evidence, attack results and the control record; no model."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ LEAK = 0.25
 
 @dataclass
 class Material:
-    """Everything a scorecard is made of. `models`: original, unlearned, controlled, oracle → evidence by split."""
+    """Everything a scorecard is made of.
+
+    `models`: original, unlearned, controlled, oracle → evidence by split.
+    """
 
     request: Request
     models: Mapping[str, ModelEvidence]
@@ -65,9 +68,15 @@ class Material:
 
 def assemble(material: Material, head: Mapping[str, Any], cost: Sequence[CostRow] = ()) -> Scorecard:
     """The scorecard. `head` holds name, created, version, method, recipe, provenance, warnings."""
-    models = {name: material.models[name] for name in ("original", "unlearned", "controlled", "oracle") if material.models.get(name)}
+    models = {
+        name: material.models[name]
+        for name in ("original", "unlearned", "controlled", "oracle")
+        if material.models.get(name)
+    }
     anchor = dict(models) if "original" in models else {"original": models["controlled"], **models}
-    plan = metric_plan(anchor["original"], oracle="oracle" in models, extra=material.extra_metrics, bar=material.bar_metric)
+    plan = metric_plan(
+        anchor["original"], oracle="oracle" in models, extra=material.extra_metrics, bar=material.bar_metric
+    )
     rows, scores = score_models(anchor, plan, seed=material.seed)
     if "original" not in models:
         rows = [row for row in rows if row.model != "original"]
@@ -102,7 +111,9 @@ def assemble(material: Material, head: Mapping[str, Any], cost: Sequence[CostRow
 # Attacks and verdict -------------------------------------------------------------------------------------
 
 
-def _direct(material: Material, models: Mapping[str, ModelEvidence], anchor: Mapping[str, ModelEvidence]) -> Direct:
+def _direct(
+    material: Material, models: Mapping[str, ModelEvidence], anchor: Mapping[str, ModelEvidence]
+) -> Direct:
     metric = make_metric(forget_metric(anchor["original"]))
     scores = {name: metric.score(evidence, "forget", seed=material.seed) for name, evidence in models.items()}
     entities = models["controlled"]["forget"].entity_of
@@ -130,7 +141,10 @@ def _planted(material: Material, direct: Direct) -> bool | None:
     tried = []
     for name, results in material.attacks.items():
         if results.get("planted") and results.get("original"):
-            swapped = {**{m: e for m, e in results.items() if m != "controlled"}, "controlled": results["planted"]}
+            swapped = {
+                **{m: e for m, e in results.items() if m != "controlled"},
+                "controlled": results["planted"],
+            }
             rows, _ = attack_rows(name, swapped, direct)
             tried += [row.recovery for row in rows if row.worst and row.recovery is not None]
     return max(tried) > max(EPSILON, 0.25) if tried else None
@@ -150,7 +164,9 @@ def _facts(
     retain = _drop(models, bar, "report", seed)
     refusals = {m: _refusals(models, m, material.request) for m in ("controlled", "original")}
     auc = ("mia_min_k_plus_plus", "forget")
-    same = material.facts.get("controlled", {}).get("fingerprint") == material.facts.get("original", {}).get("fingerprint")
+    same = material.facts.get("controlled", {}).get("fingerprint") == material.facts.get("original", {}).get(
+        "fingerprint"
+    )
     controlled = estimate(direct.scores["controlled"]) or Estimate(0.0)
     return AuditFacts(
         metric=direct.metric,
@@ -158,7 +174,9 @@ def _facts(
         controlled=controlled,
         oracle=estimate(direct.scores.get("oracle")),
         placebo=estimate(direct.placebo),
-        residual=Estimate(found.recovery, *(found.interval or (None, None))) if found and found.recovery is not None else None,
+        residual=Estimate(found.recovery, *(found.interval or (None, None)))
+        if found and found.recovery is not None
+        else None,
         attacks=[row for row in attacked if row.worst],
         declared=material.declared,
         skipped=material.skipped,
@@ -216,15 +234,25 @@ def _flags(material: Material, models: Mapping[str, ModelEvidence]) -> list[Flag
     for name in ("unlearned", "controlled"):
         if name not in models:
             continue
-        found = excessive_unlearning(models[name], models["original"], models.get("oracle"), seed=material.seed)
-        flags += [Flag(name=f.name, model=name, value=f.value, threshold=f.threshold, text=f.text) for f in found]  # type: ignore[arg-type]
+        found = excessive_unlearning(
+            models[name], models["original"], models.get("oracle"), seed=material.seed
+        )
+        flags += [
+            Flag(name=f.name, model=name, value=f.value, threshold=f.threshold, text=f.text) for f in found
+        ]
         ours, before = (compute(material.bar_metric, models[m], "calibration") for m in (name, "original"))
         if ours.value is not None and before.value is not None and "calibration" in models[name]:
             limit = before.value * material.keep if ours.better == "higher" else before.value / material.keep
-            missed = ours.value < limit * (1 - 1e-9) if ours.better == "higher" else ours.value > limit * (1 + 1e-9)
+            missed = (
+                ours.value < limit * (1 - 1e-9)
+                if ours.better == "higher"
+                else ours.value > limit * (1 + 1e-9)
+            )
             if missed:
                 text = f"{material.bar_metric} on calibration is {ours.value:.3f}, the bar is {limit:.3f}"
-                flags.append(Flag(name="utility_below_bar", model=name, value=ours.value, threshold=limit, text=text))  # type: ignore[arg-type]
+                flags.append(
+                    Flag(name="utility_below_bar", model=name, value=ours.value, threshold=limit, text=text)
+                )
     return flags
 
 
@@ -234,8 +262,13 @@ def _flags(material: Material, models: Mapping[str, ModelEvidence]) -> list[Flag
 def _split(material: Material, name: str) -> SplitInfo:
     records = material.request[name]
     entities = {r.entity or r.id for r in records}
-    return SplitInfo(name=name, records=len(records), entities=len(entities), built=material.request.built.get(name),
-                     fingerprint=fingerprint_records(records))  # fmt: skip
+    return SplitInfo(
+        name=name,
+        records=len(records),
+        entities=len(entities),
+        built=material.request.built.get(name),
+        fingerprint=fingerprint_records(records),
+    )
 
 
 def keyed(key: bytes, text: str) -> str:
@@ -247,8 +280,9 @@ def _records(material: Material, models: Mapping[str, ModelEvidence]) -> list[Re
     per: dict[tuple[str, str], Mapping[str, Mapping[str, float]]] = {}
     for split in RECORD_SPLITS:
         for name in RECORD_METRICS:
-            values = {m: make_metric(name).score(e, split).per_record for m, e in models.items() if split in e}
-            per[split, name] = values
+            per[split, name] = {
+                m: make_metric(name).score(e, split).per_record for m, e in models.items() if split in e
+            }
     placebo = None
     if "oracle" not in models and "holdout" in models["controlled"]:
         placebo = compute("extraction_strength", models["controlled"], "holdout").value
@@ -256,18 +290,36 @@ def _records(material: Material, models: Mapping[str, ModelEvidence]) -> list[Re
     for split in RECORD_SPLITS:
         for record in material.request[split]:
             values = {
-                model: {name: per[split, name].get(model, {}).get(record.id) for name in RECORD_METRICS} for model in models
+                model: {name: per[split, name].get(model, {}).get(record.id) for name in RECORD_METRICS}
+                for model in models
             }
             ours = values["controlled"]["extraction_strength"]
             base = values["oracle"]["extraction_strength"] if "oracle" in models else placebo
             leaks = is_forget_side(split) and ours is not None and base is not None and ours > base + LEAK
             text: dict[str, Any] = {}
             if material.show_text:
-                said = {m: e[split].gold[record.id].generated for m, e in models.items() if split in e and record.id in e[split].gold}
-                text = {"prompt": record.prompt, "answer": record.answer,
-                        "generated": {m: s for m, s in said.items() if s is not None}}  # fmt: skip
+                said = {
+                    m: e[split].gold[record.id].generated
+                    for m, e in models.items()
+                    if split in e and record.id in e[split].gold
+                }
+                text = {
+                    "prompt": record.prompt,
+                    "answer": record.answer,
+                    "generated": {m: s for m, s in said.items() if s is not None},
+                }
             entity = record.entity if material.show_text else keyed(material.key, record.entity or record.id)
-            rows.append(RecordRow(id=record.id, entity=entity, split=split, form=record.form, values=values, leaks=leaks, **text))
+            rows.append(
+                RecordRow(
+                    id=record.id,
+                    entity=entity,
+                    split=split,
+                    form=record.form,
+                    values=values,
+                    leaks=leaks,
+                    **text,
+                )
+            )
     return rows
 
 
@@ -281,7 +333,10 @@ def _missed(card: Scorecard) -> list[str]:
         if ours is None or base is None or ours.value is None or base.value is None:
             missed.append("forget_above_oracle cannot be checked: there is no oracle")
         elif ours.value - base.value > wanted["forget_above_oracle"]:
-            missed.append(f"forget is {ours.value - base.value:.3f} above the oracle, at most {wanted['forget_above_oracle']} was required")
+            missed.append(
+                f"forget is {ours.value - base.value:.3f} above the oracle, "
+                f"at most {wanted['forget_above_oracle']} was required"
+            )
     if "recovery" in wanted:
         worst = card.verdict.worst_recovery
         if worst is None or worst > wanted["recovery"]:
@@ -290,7 +345,13 @@ def _missed(card: Scorecard) -> list[str]:
     if "report_keep" in wanted and card.control:
         metric = card.control[0].metric
         ours, base = card.score(metric, "report", "controlled"), card.score(metric, "report", "original")
-        if ours is None or base is None or not base.value or ours.value is None or ours.value / base.value < wanted["report_keep"]:
+        if (
+            ours is None
+            or base is None
+            or not base.value
+            or ours.value is None
+            or ours.value / base.value < wanted["report_keep"]
+        ):
             missed.append(f"{metric} on report kept less than {wanted['report_keep']:.0%} of the original's")
     return missed
 
@@ -299,9 +360,13 @@ def _limits(material: Material, models: Mapping[str, ModelEvidence], missing: Se
     """What this result does not show, said plainly."""
     limits = []
     if "oracle" not in models:
-        limits.append("There is no oracle: nothing here is measured against a model that never saw the forget set.")
+        limits.append(
+            "There is no oracle: nothing here is measured against a model that never saw the forget set."
+        )
     if "holdout" not in material.request:
-        limits.append("There are no holdout records: membership attacks and the placebo could not be measured.")
+        limits.append(
+            "There are no holdout records: membership attacks and the placebo could not be measured."
+        )
     if "forget_hard" not in material.request:
         limits.append("The forget knowledge was asked in one phrasing only.")
     if "neighbors" not in material.request:
@@ -314,6 +379,11 @@ def _limits(material: Material, models: Mapping[str, ModelEvidence], missing: Se
     if len({r.entity or r.id for r in material.request.forget}) < 20:
         limits.append("The forget set holds fewer than twenty entities: intervals are too narrow.")
     if missing:
-        limits.append(f"Attacks of a complete audit that were not run: {', '.join(n.replace('_', ' ') for n in missing)}.")
-    limits.append("An attack that fails here may succeed with more effort; the verdict names the effort that was made.")
+        limits.append(
+            "Attacks of a complete audit that were not run: "
+            f"{', '.join(n.replace('_', ' ') for n in missing)}."
+        )
+    limits.append(
+        "An attack that fails here may succeed with more effort; the verdict names the effort that was made."
+    )
     return limits

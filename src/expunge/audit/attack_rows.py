@@ -57,25 +57,27 @@ def residual(direct: Direct, model: str = "controlled") -> Recovery | None:
         return None
     tables = {m: dict(s.per_record) for m, s in direct.scores.items()}
     base = tables.get("oracle") if direct.baseline == "oracle" else None
-    return _recover(
-        [tables["original"]], [tables[model]], [base] if base is not None else [dict(direct.placebo.per_record)],  # type: ignore[union-attr]
-        direct, own=base is not None,
-    )  # fmt: skip
+    against = base if base is not None else dict(direct.placebo.per_record) if direct.placebo else {}
+    return _recover([tables["original"]], [tables[model]], [against], direct, own=base is not None)
 
 
 def estimate(score: Score | None) -> Estimate | None:
     return None if score is None or score.value is None else Estimate(score.value, score.low, score.high)
 
 
-def attack_rows(name: str, results: Mapping[str, Entries], direct: Direct) -> tuple[list[AttackRow], list[CurvePoint]]:
-    """The rows of one attack (one per configuration, and the worst of the sweep) and its curves over steps."""
+def attack_rows(
+    name: str, results: Mapping[str, Entries], direct: Direct
+) -> tuple[list[AttackRow], list[CurvePoint]]:
+    """The rows of one attack (one per configuration, and the worst of them) and its curves over steps."""
     configs: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for model, entries in results.items():
         for entry in entries:
-            configs.setdefault(json.dumps(entry["config"], sort_keys=True), {}).setdefault(model, []).append(entry)
+            key = json.dumps(entry["config"], sort_keys=True)
+            configs.setdefault(key, {}).setdefault(model, []).append(entry)
     rows = [_row(name, json.loads(key), models, direct) for key, models in configs.items()]
     if name_covers_all(configs):
-        rows[0] = rows[0].model_copy(update={"worst": True})  # its first outcome is the maximum over the others
+        # its first outcome is the maximum over the others
+        rows[0] = rows[0].model_copy(update={"worst": True})
     elif len(rows) > 1:
         everything = {model: [e for e in entries if e["step"] != 0] for model, entries in results.items()}
         worst = _row(name, {"worst of": len(rows)}, everything, direct, timed=False)
@@ -90,7 +92,7 @@ def attack_rows(name: str, results: Mapping[str, Entries], direct: Direct) -> tu
 
 
 def name_covers_all(configs: Mapping[str, Mapping[str, Entries]]) -> bool:
-    """Whether the first configuration stands for more records than the others: forms that not every record has."""
+    """Whether the first configuration stands for more records than the others: not all have every form."""
     counts = [len(next(iter(models.values()))[0]["entities"]["forget"]) for models in configs.values()]
     return len(set(counts)) > 1 and counts[0] == max(counts)
 
@@ -98,9 +100,12 @@ def name_covers_all(configs: Mapping[str, Mapping[str, Entries]]) -> bool:
 def _row(
     name: str, config: dict[str, Any], models: Mapping[str, Entries], direct: Direct, *, timed: bool = True
 ) -> AttackRow:
-    card = ATTACKS.get(name).card.fields  # type: ignore[attr-defined]
-    tables = {m: [e["scores"]["forget"][direct.metric] for e in entries if e["step"] != 0] for m, entries in models.items()}
-    details = {k: v for k, v in (models["controlled"][-1]["details"] if models.get("controlled") else {}).items()}
+    card = ATTACKS.card(name).fields
+    tables = {
+        m: [e["scores"]["forget"][direct.metric] for e in entries if e["step"] != 0]
+        for m, entries in models.items()
+    }
+    details = dict(models["controlled"][-1]["details"]) if models.get("controlled") else {}
     row = AttackRow(
         attack=name,
         config=config,
@@ -117,11 +122,21 @@ def _row(
     if own:
         base = tables.get("oracle", [])
     else:
-        base = [e["scores"]["holdout"][direct.metric] for e in models.get("controlled", []) if "holdout" in e["scores"] and e["step"] != 0]
+        base = [
+            e["scores"]["holdout"][direct.metric]
+            for e in models.get("controlled", [])
+            if "holdout" in e["scores"] and e["step"] != 0
+        ]
     if not tables.get("original") or not tables.get("controlled") or not base:
         lacking = "the original" if not tables.get("original") else "an oracle or holdout records"
         values = {m: _highest(t) for m, t in tables.items()}
-        return row.model_copy(update={"reason": f"needs {lacking}", "controlled": values.get("controlled"), "original": values.get("original")})
+        return row.model_copy(
+            update={
+                "reason": f"needs {lacking}",
+                "controlled": values.get("controlled"),
+                "original": values.get("original"),
+            }
+        )
     found = _recover(tables["original"], tables["controlled"], base, direct, own=own)
     update: dict[str, Any] = {
         "original": found.original,
@@ -164,11 +179,19 @@ def _recover(
         placebo_ids, placebo = align(*base)
         names = [direct.placebo_entities.get(i, i) for i in placebo_ids]
         third = attacked(np.stack(placebo), Clusters(names, seed_from(direct.seed, "placebo")))
-    return recover(attacked(np.stack(arrays[:first]), clusters), attacked(np.stack(arrays[first:second]), clusters), third)
+    return recover(
+        attacked(np.stack(arrays[:first]), clusters),
+        attacked(np.stack(arrays[first:second]), clusters),
+        third,
+    )
 
 
 def _means(entries: Entries, metric: str, split: str = "forget") -> tuple[list[int], list[float]]:
-    points = sorted((e["step"], float(np.mean(list(e["scores"][split][metric].values())))) for e in entries if split in e["scores"])
+    points = sorted(
+        (e["step"], float(np.mean(list(e["scores"][split][metric].values()))))
+        for e in entries
+        if split in e["scores"]
+    )
     return [s for s, _ in points], [v for _, v in points]
 
 
@@ -208,4 +231,4 @@ def _curve(name: str, key: str, models: Mapping[str, Entries], direct: Direct) -
         if model not in ("original", "controlled", "oracle") or not any(e["step"] for e in entries):
             continue
         for step, value in zip(*_means(entries, direct.metric), strict=True):
-            yield CurvePoint(attack=name, config=label, model=model, step=step, value=value)  # type: ignore[arg-type]
+            yield CurvePoint(attack=name, config=label, model=model, step=step, value=value)

@@ -129,7 +129,9 @@ class AttackRow(Part):
     oracle: float | None = None
     baseline: Literal["oracle", "placebo"] = "oracle"
     leakage: float | None = Field(None, description="controlled − oracle (or placebo), both attacked")
-    recovery: float | None = Field(None, description="leakage / (original − oracle), all attacked; 1 = all came back")
+    recovery: float | None = Field(
+        None, description="leakage / (original − oracle), all attacked; 1 = all came back"
+    )
     low: float | None = Field(None, description="95 % interval of `recovery`")
     high: float | None = None
     worst: bool = Field(False, description="the worst configuration of its attack")
@@ -196,7 +198,13 @@ class Verdict(Part):
     """One word with its reasons, from the worst case over the attacks of a named profile, after control."""
 
     word: Literal[
-        "exact", "robust under audit", "suppressed", "output-only", "collapsed", "not unlearned", "not resolved"
+        "exact",
+        "robust under audit",
+        "suppressed",
+        "output-only",
+        "collapsed",
+        "not unlearned",
+        "not resolved",
     ]
     sentence: str
     reasons: list[str] = []
@@ -235,12 +243,16 @@ class Scorecard(Part):
     method_summary: str = ""
     controls: list[str] = []
     target: dict[str, str] = {}
-    requirements: dict[str, float] = Field({}, description="name → bar the user set, e.g. forget_above_oracle")
+    requirements: dict[str, float] = Field(
+        {}, description="name → bar the user set, e.g. forget_above_oracle"
+    )
     missed: list[str] = Field([], description="requirements that were not met, in words")
     recipe: dict[str, Any] = {}
     splits: list[SplitInfo] = []
     models: dict[str, dict[str, Any]] = Field(
-        {}, description="original, unlearned, controlled, oracle → {fingerprint, parameters, dtype, moved_fraction, …}"
+        {},
+        description="original, unlearned, controlled, oracle → "
+        "{fingerprint, parameters, dtype, moved_fraction, …}",
     )
     scores: list[ScoreRow] = []
     control: list[ControlRecord] = []

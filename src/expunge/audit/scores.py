@@ -55,14 +55,18 @@ _NEEDS_ORACLE = {"forget_quality", "mia_reference", "privleak"}
 
 
 def forget_metric(original: ModelEvidence) -> str:
-    """The metric attacks and verdict use: extraction strength where the original has some on forget (≥ 0.2), else
-    probability."""
+    """The metric of attacks and verdict: extraction strength where the original has some on forget (≥ 0.2),
+    else probability."""
     score = make_metric("extraction_strength").score(original, "forget")
     return "extraction_strength" if score.value is not None and score.value >= 0.2 else "probability"
 
 
 def metric_plan(
-    original: ModelEvidence, *, oracle: bool, extra: Iterable[tuple[str, str]] = (), bar: str = "extraction_strength"
+    original: ModelEvidence,
+    *,
+    oracle: bool,
+    extra: Iterable[tuple[str, str]] = (),
+    bar: str = "extraction_strength",
 ) -> list[tuple[str, str]]:
     """(metric, split) pairs that this evidence can answer, the bar's metric on calibration included."""
     pairs = [(bar, "calibration"), (bar, "report")]
@@ -100,8 +104,9 @@ def score_models(
 ) -> tuple[list[ScoreRow], dict[tuple[str, str, str], Score]]:
     """The scorecard's rows, and the scores themselves by (metric, split, model).
 
-    `models`: original, unlearned, controlled, oracle (those there are) → evidence by split. Rows of every other
-    model carry their gap to the oracle with its paired interval, and the share of the original's value that is kept.
+    `models`: original, unlearned, controlled, oracle (those there are) → evidence by split. Rows of every
+    other model carry their gap to the oracle with its paired interval, and the share of the original's value
+    that is kept.
     """
     original, oracle = models["original"], models.get("oracle")
     rows: list[ScoreRow] = []
@@ -133,7 +138,12 @@ def _row(
     oracle = scores.get((metric.name, split, "oracle"))
     if before is not None and before.value and score.value is not None and model != "original":
         details["kept"] = score.value / before.value
-    if oracle is not None and oracle.value is not None and model not in ("oracle",) and score.value is not None:
+    if (
+        oracle is not None
+        and oracle.value is not None
+        and model not in ("oracle",)
+        and score.value is not None
+    ):
         try:
             gap = oracle_gap(score, oracle, evidence[split].entity_of, seed)
             details.update(gap=gap.signed, gap_low=gap.low, gap_high=gap.high)
@@ -142,8 +152,8 @@ def _row(
     return ScoreRow(
         metric=metric.name,
         split=split,
-        model=model,  # type: ignore[arg-type]
-        facet=_facet(metric, split),  # type: ignore[arg-type]
+        model=model,
+        facet=_facet(metric, split),
         value=score.value,
         low=score.low,
         high=score.high,
@@ -160,7 +170,7 @@ def _row(
 
 
 def _facet(metric: Metric, split: str) -> str:
-    facet = str(METRICS.get(metric.name).card.fields.get("facet", "forgetting"))  # type: ignore[attr-defined]
+    facet = str(METRICS.card(metric.name).fields.get("facet", "forgetting"))
     if facet in ("forgetting", "utility"):
         return "forgetting" if is_forget_side(split) else "utility"
     return facet

@@ -13,7 +13,7 @@ from expunge.registry import Card, Registry
 
 __all__ = ["BENCHMARKS", "Benchmark", "Prepared"]
 
-BENCHMARKS = Registry("benchmark", "expunge.benchmarks", "BENCHMARKS")
+BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "expunge.benchmarks", "BENCHMARKS")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 from expunge.benchmarks.personas_words import REFUSALS, RELATIONS, THINGS, Coiner, Relation
 from expunge.data.records import Record
@@ -263,7 +263,7 @@ class _Builder:
                 )
             yield from self._indirect(person, relation)
 
-    def _choices(self, record: Record, number: int) -> dict[str, object]:
+    def _choices(self, record: Record, number: int) -> dict[str, Any]:
         label = number % NUM_CHOICES
         choices = list(record.perturbed_answers[: NUM_CHOICES - 1])
         choices.insert(label, record.answer)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CONTROLS", "Control", "Scene"]
 
-CONTROLS = Registry("control", "expunge.controls", "CONTROLS")
+CONTROLS: Registry[Control] = Registry("control", "expunge.controls", "CONTROLS")
 
 
 @dataclass(frozen=True)

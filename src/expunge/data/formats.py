@@ -45,7 +45,7 @@ _OPTION = re.compile(r"option\d+")
 def load_splits(
     sources: Mapping[str, Source],
     *,
-    columns: Mapping[str, str] | Mapping[str, Columns] | None = None,
+    columns: Mapping[str, Any] | None = None,
     findings: Findings,
 ) -> dict[str, tuple[Record, ...]]:
     """The records of each split. A split with any problem in its file holds the rows that were good.

@@ -48,7 +48,7 @@ class Schedule:
         self._epoch: tuple[int, list[tuple[list[int], list[int]]]] = (-1, [])
 
     def step(self, number: int, rank: int = 0, world: int = 1) -> tuple[int, list[int], list[int]]:
-        """(epoch, row indices, retain indices) of optimizer step `number`, counted from 0; a rank's own share."""
+        """(epoch, row indices, retain indices) of step `number`, counted from 0; a rank's own share."""
         epoch, place = divmod(number, self.steps_per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._plan(epoch))

@@ -22,8 +22,8 @@ class Record:
     """One question and answer, or one document (empty prompt, the text as answer).
 
     `style` says how the prompt becomes text: a "question" goes through the tokenizer's chat template, or
-    through the plain question template where it has none; "raw" text is used as it stands. `context` holds the
-    turns before the question (system prompt, earlier turns).
+    through the plain question template where it has none; "raw" text is used as it stands. `context` holds
+    the turns before the question (system prompt, earlier turns).
 
     >>> Record("r1", "Ada Lund", "Where was Ada Lund born?", "In Tarn.").is_document
     False

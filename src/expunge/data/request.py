@@ -38,7 +38,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Request:
-    """The splits by name, the target, and for each split that was built rather than given how it was built."""
+    """The splits by name, the target, and how each split was built that was not given."""
 
     splits: Mapping[str, tuple[Record, ...]]
     target: Target = Target()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METHODS", "LoopMethod", "Method", "Objective", "OneShot", "Positive", "Weight", "Wrapper"]
 
-METHODS = Registry("method", "expunge.methods", "METHODS")
+METHODS: Registry[Method] = Registry("method", "expunge.methods", "METHODS")
 
 Kind = Literal["objective", "loop", "one_shot", "wrapper"]
 Positive = Annotated[float, Gt(0)]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["METRICS", "compute", "make_metric"]
 
-METRICS = Registry("metric", "expunge.metrics", "METRICS")
+METRICS: Registry[Metric] = Registry("metric", "expunge.metrics", "METRICS")
 
 
 def make_metric(name: str, **settings: Any) -> Metric:

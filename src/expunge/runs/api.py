@@ -25,10 +25,10 @@ def run(
     only: str | None = None,
     new: bool = False,
 ) -> RunResult:
-    """Run a recipe (a Recipe, a YAML file, or a mapping) from request to report; finished stages are not repeated.
+    """Run a recipe (a Recipe, a YAML file, or a mapping) from request to report; finished stages are kept.
 
-    Raises ConfigError, DataError or ModelError on bad input, with every problem at once. A missed requirement does
-    not raise: ask `result.check()`.
+    Raises ConfigError, DataError or ModelError on bad input, with every problem at once. A missed requirement
+    does not raise: ask `result.check()`.
     """
     return Pipeline(as_recipe(recipe, overrides), only=only, new=new).run()
 
@@ -60,13 +60,18 @@ def unlearn(
     settings: TrainSettings | None = None,
     **workspace: Any,
 ) -> Subject:
-    """θ_u: one method on one request, in memory and uncontrolled. `workspace`: controls, lora, reference, folder."""
+    """θ_u: one method on one request, in memory and uncontrolled.
+
+    `workspace`: what Workspace takes beside the settings, as in folder, controls, lora, reference.
+    """
     made = make_method(method) if isinstance(method, str) else method
     return made.unlearn(subject, request, Workspace(settings or TrainSettings(), **workspace))
 
 
 def as_recipe(
-    recipe: Recipe | str | Path | Mapping[str, Any], overrides: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> Recipe:
     if isinstance(recipe, Recipe):
         return make_recipe(recipe.model_dump(exclude_unset=True), overrides) if overrides else recipe
@@ -76,5 +81,10 @@ def as_recipe(
         from expunge.runs.yamlfile import read_recipe_file
 
         data, lines = read_recipe_file(Path(recipe))
-        return make_recipe({**defaults, **data} if "benchmark" not in data else data, overrides, lines=lines, file=str(recipe))
+        return make_recipe(
+            {**defaults, **data} if "benchmark" not in data else data,
+            overrides,
+            lines=lines,
+            file=str(recipe),
+        )
     return make_recipe({**(defaults or {}), **recipe} if "benchmark" not in recipe else recipe, overrides)

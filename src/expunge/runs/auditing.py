@@ -1,4 +1,4 @@
-"""An audit of a model that anyone made: no method, no training recipe, the same evidence, attacks and verdict."""
+"""An audit of a model that anyone made: no training recipe, the same evidence, attacks and verdict."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from expunge.controls.bar import choose_metric
 from expunge.errors import NotComputable
 from expunge.metrics import compute
+from expunge.reports import write_reports
 from expunge.runs import stages
 from expunge.runs.folder import announce
 from expunge.runs.models import Shelf, model_facts, read_facts, set_threads
 from expunge.runs.pipeline import Pipeline, RunResult
 from expunge.runs.prepare import prepare, tell
 from expunge.runs.recipe import Recipe
-from expunge.reports import write_reports
 from expunge.subjects.weights import fingerprint
 
 __all__ = ["AuditPipeline"]
@@ -58,7 +58,11 @@ class AuditPipeline(Pipeline):
         return RunResult(self.path, card, write_reports(card, self.path)["report.html"])
 
     def _data(self) -> dict[str, Any]:
-        return {"request": self.job.request.fingerprint(), "splits": sorted(self.job.request), "original": self.marks.get("original")}
+        return {
+            "request": self.job.request.fingerprint(),
+            "splits": sorted(self.job.request),
+            "original": self.marks.get("original"),
+        }
 
     def _made(self) -> dict[str, Any]:
         """The bar, measured but not calibrated: an audit changes no weights."""
@@ -85,5 +89,7 @@ class AuditPipeline(Pipeline):
         super()._measure(number, total)
         if "oracle" in self.shelf.places and "oracle" not in self.evidence:
             inputs = {**self._data(), "oracle": self.marks["oracle"], **self._measuring()}
-            folder = self.folder.stage("oracle-evidence", inputs, lambda f: stages.measure_one(f, "oracle", self.job, self.shelf))
+            folder = self.folder.stage(
+                "oracle-evidence", inputs, lambda f: stages.measure_one(f, "oracle", self.job, self.shelf)
+            )
             self.evidence |= stages.read_models({"oracle": folder / "oracle"})

@@ -30,7 +30,7 @@ def demo_recipe(method: str, output: Path) -> dict[str, Any]:
 
 
 def run_demo(overrides: Sequence[str], *, output: str | None, new: bool, show_text: bool) -> list[RunResult]:
-    """Plain ascent to show what goes wrong without control, then the default method; both reports, compared."""
+    """Plain ascent to show what goes wrong without control, then the default method; both compared."""
     folder = Path(output or "runs/demo")
     say("expunge demo: 72 invented people, a tiny Llama that knows them, and eight who asked to be forgotten")
     results = []

@@ -21,7 +21,8 @@ forget: {forget}              # {num_forget} records: the only data you must bri
 # utility: general.jsonl      # general abilities, far from the topic; measured only
 oracle: none                  # none | a folder (a model that never saw the forget set) | retrain
 
-target: {{kind: {kind}, aim: erase_influence}}   # kind: records | entity | topic | capability | document | attribute
+# kind: records | entity | topic | capability | document | attribute
+target: {{kind: {kind}, aim: erase_influence}}
 
 method: {method}              # see: expunge list methods
 # adapter: lora               # full | lora: train small matrices beside the weights
@@ -43,7 +44,9 @@ def write_recipe(
     """Read the forget file (and say all that is wrong with it), then write a recipe that runs."""
     output = Path(output)
     if output.exists() and not force:
-        raise ConfigError(Problem(str(output), "exists", "Choose another --output, or overwrite it with --force"))
+        raise ConfigError(
+            Problem(str(output), "exists", "Choose another --output, or overwrite it with --force")
+        )
     findings = Findings()
     records = read_records(str(file), split="forget", findings=findings)
     for name, source in (("retain", retain), ("holdout", holdout)):
@@ -57,8 +60,15 @@ def write_recipe(
         model=model,
         forget=file,
         num_forget=len(records),
-        retain_line=_line("retain", retain, "keep.jsonl", "what must stay; calibration and report records are cut from it"),
-        holdout_line=_line("holdout", holdout, "unseen.jsonl", "same kind, never seen by the model: without it no membership attack"),
+        retain_line=_line(
+            "retain", retain, "keep.jsonl", "what must stay; calibration and report records are cut from it"
+        ),
+        holdout_line=_line(
+            "holdout",
+            holdout,
+            "unseen.jsonl",
+            "same kind, never seen by the model: without it no membership attack",
+        ),
         kind="document" if documents else "entity" if named else "records",
         method="graddiff" if retain else "{name: ga, retain: none}",
         batch=max(1, min(32, len(records))),

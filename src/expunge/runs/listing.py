@@ -12,10 +12,17 @@ from expunge.controls import CONTROLS
 from expunge.errors import ConfigError, Problem, nearest
 from expunge.methods import METHODS
 from expunge.metrics import METRICS
+from expunge.registry import Registry
 
 __all__ = ["KINDS", "listing", "print_listing"]
 
-KINDS = {"methods": METHODS, "controls": CONTROLS, "metrics": METRICS, "attacks": ATTACKS, "benchmarks": BENCHMARKS}
+KINDS: dict[str, Registry[Any]] = {
+    "methods": METHODS,
+    "controls": CONTROLS,
+    "metrics": METRICS,
+    "attacks": ATTACKS,
+    "benchmarks": BENCHMARKS,
+}
 
 
 def listing(what: str, folder: Path = Path("runs")) -> list[dict[str, Any]]:
@@ -31,8 +38,12 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
     rows = []
     for path in sorted(Path(folder).glob("*/run.json")):
         state = json.loads(path.read_text(encoding="utf-8"))
-        row: dict[str, Any] = {"name": path.parent.name, "summary": "not finished", "created": state.get("created"),
-                               "stages": sorted(state.get("stages", {}))}  # fmt: skip
+        row: dict[str, Any] = {
+            "name": path.parent.name,
+            "summary": "not finished",
+            "created": state.get("created"),
+            "stages": sorted(state.get("stages", {})),
+        }
         card = path.parent / "scorecard.json"
         if card.is_file():
             data = json.loads(card.read_text(encoding="utf-8"))
@@ -46,8 +57,14 @@ def print_listing(what: str, rows: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    shown = {"methods": ("family", "erases", "cost"), "controls": ("when", "bounds"), "metrics": ("facet", "better"),
-             "attacks": ("threat", "injects"), "benchmarks": ("parts", "oracle"), "runs": ("method", "created")}[what]  # fmt: skip
+    shown = {
+        "methods": ("family", "erases", "cost"),
+        "controls": ("when", "bounds"),
+        "metrics": ("facet", "better"),
+        "attacks": ("threat", "injects"),
+        "benchmarks": ("parts", "oracle"),
+        "runs": ("method", "created"),
+    }[what]
     if not rows:
         Console(stderr=True).print(f"no {what} here")
         return

@@ -61,7 +61,10 @@ def set_threads(parameters: int) -> None:
     threads = 1 if parameters < SMALL else (os.cpu_count() or 1)
     if threads != torch.get_num_threads():
         torch.set_num_threads(threads)
-        say(f"using {threads} thread{'s' if threads > 1 else ''} for a model of {parameters / 1e6:.1f} M parameters")
+        say(
+            f"using {threads} thread{'s' if threads > 1 else ''} "
+            f"for a model of {parameters / 1e6:.1f} M parameters"
+        )
 
 
 def read_facts(folder: Path) -> dict[str, Any]:

@@ -165,7 +165,9 @@ class Pipeline:
 
     def _measure(self, number: int, total: int) -> None:
         announce(number, total, "measure: the unlearned and the controlled model")
-        models = {m: self.marks[m] for m in ("original", "unlearned", "controlled") if m in self.marks}
+        models: dict[str, str] = {
+            m: self.marks[m] for m in ("original", "unlearned", "controlled") if m in self.marks
+        }
         inputs = {**self._data(), **models, **self._measuring()}
         folder = self.folder.stage("measure", inputs, lambda f: stages.measure(f, self.job, self.shelf))
         self.evidence |= stages.read_models(
@@ -228,10 +230,10 @@ class Pipeline:
             return {}
 
         folder = self.folder.stage(f"attack/{name}-{model}", inputs, work)
-        return stages.load_json(folder / "result.json")  # type: ignore[no-any-return]
+        return stages.load_json(folder / "result.json")
 
     def _plant(self) -> None:
-        """A planted positive: the original taught to refuse. Attacks that do not see through it are too weak."""
+        """A planted positive: the original taught to refuse. Attacks that miss it are too weak."""
         inputs = {
             **self._data(),
             "code": code_version(*_TRAIN),
@@ -260,22 +262,30 @@ class Pipeline:
         """What unlearning and control left behind, for the scorecard."""
         control = stages.load_json(self.controlled / "control.json")
         known = {"unlearned": read_facts(self.unlearned), **read_facts(self.controlled)}
-        return {"control": control, "training": _history(self.unlearned / "training" / "log.jsonl"),
-                "facts": {**read_facts(self.baseline), **known}, "bar_metric": control["metric"], "keep": control["keep"]}  # fmt: skip
+        return {
+            "control": control,
+            "training": _history(self.unlearned / "training" / "log.jsonl"),
+            "facts": {**read_facts(self.baseline), **known},
+            "bar_metric": control["metric"],
+            "keep": control["keep"],
+        }
 
     def _score(self) -> Scorecard:
         material = Material(
-            self.job.request, self.evidence, self.results, self.skipped,
+            self.job.request,
+            self.evidence,
+            self.results,
+            self.skipped,
             extra_metrics=self.job.metrics,
             profile=self.recipe.profile,
-            declared=[name for name in self.results],
+            declared=list(self.results),
             oracle_kind="retrained" if self.recipe.oracle.retrain or self.recipe.benchmark else "given",
             requirements={k: v for k, v in self.recipe.require.model_dump().items() if v is not None},
             key=_key(self.path),
             show_text=self.recipe.show_text,
             seed=self.recipe.seed,
             **self._made(),
-        )  # fmt: skip
+        )
         card = assemble(material, self._head(), self._cost())
         card = card.model_copy(update=self._ratio())
         text = card.model_dump_json(indent=1)
@@ -293,8 +303,12 @@ class Pipeline:
 
     def _measuring(self) -> dict[str, Any]:
         recipe = self.recipe
-        return {"new_tokens": recipe.max_new_tokens, "length": recipe.max_length, "dtype": [recipe.dtype, recipe.device, recipe.attention],
-                "measure": code_version(*_MEASURE)}  # fmt: skip
+        return {
+            "new_tokens": recipe.max_new_tokens,
+            "length": recipe.max_length,
+            "dtype": [recipe.dtype, recipe.device, recipe.attention],
+            "measure": code_version(*_MEASURE),
+        }
 
     def _attack_batch(self) -> int:
         return min(32, max(8, self.job.train.batch))
@@ -306,16 +320,22 @@ class Pipeline:
             "expunge_version": expunge.__version__,
             "recipe": public_recipe(self.recipe),
             **self._how(),
-            "provenance": {**environment(), "seed": self.recipe.seed, "train_seed": self.job.train.seed, "fingerprints": self.marks,
-                           "train": self.job.train.model_dump(mode="json"), "benchmark": dict(self.job.facts)},
+            "provenance": {
+                **environment(),
+                "seed": self.recipe.seed,
+                "train_seed": self.job.train.seed,
+                "fingerprints": self.marks,
+                "train": self.job.train.model_dump(mode="json"),
+                "benchmark": dict(self.job.facts),
+            },
             "warnings": list(dict.fromkeys(self.warnings)),
-        }  # fmt: skip
+        }
 
     def _how(self) -> dict[str, Any]:
         control = stages.load_json(self.controlled / "control.json")
         for record in control["records"]:
             self.warnings += record["warnings"]
-        card = METHODS.get(self.recipe.method.name).card  # type: ignore[attr-defined]
+        card = METHODS.card(self.recipe.method.name)
         return {
             "method": self.recipe.method.name,
             "method_summary": card.summary,
@@ -334,9 +354,15 @@ class Pipeline:
         ]
         for name, facts in self.folder.state["stages"].items():
             rows.append(
-                CostRow(stage=name, wall=facts.get("wall", 0.0), flops=facts.get("flops"), peak_memory=facts.get("peak_memory"),
-                        tokens=facts.get("tokens"), cached=facts.get("cached", False))
-            )  # fmt: skip
+                CostRow(
+                    stage=name,
+                    wall=facts.get("wall", 0.0),
+                    flops=facts.get("flops"),
+                    peak_memory=facts.get("peak_memory"),
+                    tokens=facts.get("tokens"),
+                    cached=facts.get("cached", False),
+                )
+            )
         return rows
 
     def _ratio(self) -> dict[str, Any]:
@@ -366,22 +392,27 @@ class Pipeline:
                 if base is not None
                 else "nothing to compare with"
             )
-            text = f"not_known: the original shows no sign of knowing the forget set ({metric} {known:.3f}, {against} {base or 0:.3f}): nothing to forget"
+            text = (
+                "not_known: the original shows no sign of knowing the forget set "
+                f"({metric} {known:.3f}, {against} {base or 0:.3f}): nothing to forget"
+            )
             self.warnings.append(text)
             say(f"warning: {text}")
 
     def _check_targets(self) -> None:
-        card = METHODS.get(self.recipe.method.name).card.fields  # type: ignore[attr-defined]
+        card = METHODS.card(self.recipe.method.name).fields
         aim = self.job.request.target.aim
         if aim == "erase_influence" and card["erases"] == "output":
-            text = f"{self.recipe.method.name} changes what the model says, not what it knows: it does not erase influence"
+            text = (
+                f"{self.recipe.method.name} changes what the model says, not what it knows: influence stays"
+            )
             self.warnings.append(text)
             say(f"warning: {text}")
 
 
 def public_recipe(recipe: Recipe) -> dict[str, Any]:
     """The recipe as it may stand in a report: what was left at its default is left out, paths kept."""
-    return json.loads(recipe.model_dump_json(exclude_defaults=True))  # type: ignore[no-any-return]
+    return json.loads(recipe.model_dump_json(exclude_defaults=True))
 
 
 def _history(path: Path) -> list[dict[str, Any]]:

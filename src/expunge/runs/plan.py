@@ -58,7 +58,9 @@ def plan(recipe: Recipe) -> Plan:
         notes.append("a benchmark trains its original and oracle first, once; they are kept in the cache")
     else:
         request, warnings = load_checked(recipe)
-        encoder = load_encoder(str(recipe.model), max_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code)
+        encoder = load_encoder(
+            str(recipe.model), max_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code
+        )
     method = make_method(recipe.method.name, **recipe.method.settings)
     rows = sum(len(encoder.windows(r)) for r in request.forget) if encoder else len(request.forget)
     made = Plan(
@@ -66,9 +68,23 @@ def plan(recipe: Recipe) -> Plan:
         recipe.method.name,
         recipe.adapter,
         [c.name for c in recipe.control],
-        [name for name, _ in attack_plan(recipe.audit if isinstance(recipe.audit, str) else [(a.name, a.settings) for a in recipe.audit])],
+        [
+            name
+            for name, _ in attack_plan(
+                recipe.audit
+                if isinstance(recipe.audit, str)
+                else [(a.name, a.settings) for a in recipe.audit]
+            )
+        ],
         f"{recipe.bar.metric}: keep {recipe.bar.keep:g} of the original's",
-        {s: {"records": len(request[s]), "entities": len({r.entity or r.id for r in request[s]}), "built": request.built.get(s)} for s in request},
+        {
+            s: {
+                "records": len(request[s]),
+                "entities": len({r.entity or r.id for r in request[s]}),
+                "built": request.built.get(s),
+            }
+            for s in request
+        },
         recipe.train.num_steps(rows),
         warnings=warnings,
         notes=notes,
@@ -100,12 +116,17 @@ def _measure(made: Plan, recipe: Recipe, request: Request, encoder: Encoder, met
         "activations (rough)": int(step_tokens / recipe.train.accumulate * (34 * hidden + 8 * vocabulary)),
     }
     evidence = sum(made.tokens.values())
-    flops = {"unlearn": 6 * parameters * step_tokens * made.steps, "measure": 4 * 2 * parameters * evidence * 4,
-             "control": 2 * parameters * made.tokens.get("calibration", 0) * 20}  # fmt: skip
+    flops = {
+        "unlearn": 6 * parameters * step_tokens * made.steps,
+        "measure": 4 * 2 * parameters * evidence * 4,
+        "control": 2 * parameters * made.tokens.get("calibration", 0) * 20,
+    }
     made.seconds = {stage: value / 1e9 * SECONDS_PER_GFLOP[kind] for stage, value in flops.items()}
     if reference > recipe.reference_budget * 2**30:
-        made.notes.append(f"the reference cache would take {reference / 2**30:.1f} GiB: a live reference is used instead")
-    card = METHODS.get(recipe.method.name).card.fields  # type: ignore[attr-defined]
+        made.notes.append(
+            f"the reference cache would take {reference / 2**30:.1f} GiB: a live reference is used instead"
+        )
+    card = METHODS.card(recipe.method.name).fields
     made.notes.append(f"{recipe.method.name}: {card['cost']} per step; erases {card['erases']}")
 
 
@@ -121,16 +142,25 @@ def parameters_of(source: str, trust_remote_code: bool = False) -> tuple[int, in
     return sum(p.numel() for p in model.parameters()), text.hidden_size, text.vocab_size
 
 
-def _reference_bytes(method: Any, lengths: dict[str, list[int]], request: Request, hidden: int, vocabulary: int) -> int:
+def _reference_bytes(
+    method: Any, lengths: dict[str, list[int]], request: Request, hidden: int, vocabulary: int
+) -> int:
     from expunge.training.retain import RETAIN_LOSSES
     from expunge.training.views import Reads
 
     total = 0
-    for split, reads in (("forget", getattr(method, "reads", ())), ("retain", _retain_reads(method, RETAIN_LOSSES))):
+    for split, reads in (
+        ("forget", getattr(method, "reads", ())),
+        ("retain", _retain_reads(method, RETAIN_LOSSES)),
+    ):
         wanted = set().union(*Reads.parse(reads).reference.values()) if reads else set()
         tokens = sum(lengths.get(split, []))
-        total += 4 * tokens * ("token_logprobs" in wanted) + 4 * len(lengths.get(split, [])) * bool(wanted & {"sum_nll", "mean_nll"})
-        total += 4 * tokens * hidden * bool(wanted & {"hidden", "logits"}) + 4 * hidden * vocabulary * ("logits" in wanted)
+        total += 4 * tokens * ("token_logprobs" in wanted) + 4 * len(lengths.get(split, [])) * bool(
+            wanted & {"sum_nll", "mean_nll"}
+        )
+        total += 4 * tokens * hidden * bool(wanted & {"hidden", "logits"}) + 4 * hidden * vocabulary * (
+            "logits" in wanted
+        )
     return total
 
 
@@ -146,5 +176,10 @@ def _sample(made: Plan, request: Request, encoder: Encoder) -> None:
     record = request.retain[0]
     encoded = encoder.windows(record)[0]
     decode = lambda ids: str(encoder.tokenizer.decode(list(ids)))  # noqa: E731
-    made.sample = {"split": "retain", "id": record.id, "prompt": decode(encoded.ids[: encoded.num_prompt]), "answer": decode(encoded.answer_ids),
-                   "tokens": f"{encoded.num_prompt} + {encoded.num_targets}"}  # fmt: skip
+    made.sample = {
+        "split": "retain",
+        "id": record.id,
+        "prompt": decode(encoded.ids[: encoded.num_prompt]),
+        "answer": decode(encoded.answer_ids),
+        "tokens": f"{encoded.num_prompt} + {encoded.num_targets}",
+    }

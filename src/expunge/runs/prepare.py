@@ -45,9 +45,11 @@ def make_benchmark(recipe: Recipe) -> Benchmark:
     settings = dict(recipe.benchmark.settings)
     cls = BENCHMARKS.get(recipe.benchmark.name)
     try:
-        return cls.from_part(settings.pop("part", None), **settings)  # type: ignore[attr-defined, no-any-return]
+        return cls.from_part(settings.pop("part", None), **settings)
     except TypeError as error:
-        raise ConfigError(Problem("benchmark", str(error).split(") ", 1)[-1], f"See: expunge list benchmarks")) from error
+        raise ConfigError(
+            Problem("benchmark", str(error).split(") ", 1)[-1], "See: expunge list benchmarks")
+        ) from error
 
 
 def prepare(recipe: Recipe, output: Path) -> Job:
@@ -63,15 +65,26 @@ def prepare(recipe: Recipe, output: Path) -> Job:
             str(made.original),
             str(made.oracle) if made.oracle else None,
             _merge_train(recipe, made.train),
-            recipe.attack_lrs if "attack_lrs" in recipe.model_fields_set else tuple(made.attack_lrs) or recipe.attack_lrs,
+            recipe.attack_lrs
+            if "attack_lrs" in recipe.model_fields_set
+            else tuple(made.attack_lrs) or recipe.attack_lrs,
             made.metrics,
             (),
             made.cost,
             made.facts,
         )
-    assert recipe.model and recipe.forget
+    assert recipe.model
+    assert recipe.forget
     request, warnings = load_checked(recipe)
-    return Job(recipe, request, recipe.model, recipe.oracle.folder, _merge_train(recipe, {}), recipe.attack_lrs, warnings=tuple(warnings))
+    return Job(
+        recipe,
+        request,
+        recipe.model,
+        recipe.oracle.folder,
+        _merge_train(recipe, {}),
+        recipe.attack_lrs,
+        warnings=tuple(warnings),
+    )
 
 
 def load_checked(recipe: Recipe) -> tuple[Request, list[str]]:
@@ -79,7 +92,9 @@ def load_checked(recipe: Recipe) -> tuple[Request, list[str]]:
     request, warnings = load_request(
         recipe.sources, columns=recipe.columns, target=recipe.target.target(), seed=recipe.seed
     )
-    encoder: Encoder = load_encoder(str(recipe.model), max_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code)
+    encoder: Encoder = load_encoder(
+        str(recipe.model), max_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code
+    )
     findings = check_encoded(request, encoder)
     if findings.problems:
         raise DataError(findings.problems)
@@ -105,7 +120,18 @@ def environment() -> dict[str, Any]:
 
     import torch
 
-    names = ("expunge", "torch", "transformers", "accelerate", "peft", "safetensors", "numpy", "scipy", "rouge-score", "pyarrow")
+    names = (
+        "expunge",
+        "torch",
+        "transformers",
+        "accelerate",
+        "peft",
+        "safetensors",
+        "numpy",
+        "scipy",
+        "rouge-score",
+        "pyarrow",
+    )
     found = {}
     for name in names:
         try:
@@ -113,8 +139,14 @@ def environment() -> dict[str, Any]:
         except Exception:  # an uninstalled checkout has no metadata
             continue
     device = torch.cuda.get_device_name(0) if torch.cuda.is_available() else "CPU"
-    return {"versions": found, "python": platform.python_version(), "machine": platform.machine(), "device": device,
-            "threads": torch.get_num_threads(), "deterministic": os.environ.get("CUBLAS_WORKSPACE_CONFIG", "") or "CPU order"}  # fmt: skip
+    return {
+        "versions": found,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "deterministic": os.environ.get("CUBLAS_WORKSPACE_CONFIG", "") or "CPU order",
+    }
 
 
 def replace_request(job: Job, request: Request) -> Job:

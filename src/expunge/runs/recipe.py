@@ -52,8 +52,12 @@ class Named(Part):
 class BarSettings(Part):
     """How much utility must remain, stated before training."""
 
-    metric: str = Field("auto", description="any metric; auto: extraction strength, else probability, else perplexity")
-    keep: float = Field(0.95, gt=0, le=1, description="τ: share of the original's value that must remain on calibration")
+    metric: str = Field(
+        "auto", description="any metric; auto: extraction strength, else probability, else perplexity"
+    )
+    keep: float = Field(
+        0.95, gt=0, le=1, description="τ: share of the original's value that must remain on calibration"
+    )
 
 
 class OracleSettings(Part):
@@ -85,16 +89,22 @@ class TargetSettings(Part):
 class Requirements(Part):
     """Bars beyond the control's; a missed one ends the run with exit code 3."""
 
-    forget_above_oracle: float | None = Field(None, ge=0, description="extraction strength on forget, at most this above the oracle's")
+    forget_above_oracle: float | None = Field(
+        None, ge=0, description="extraction strength on forget, at most this above the oracle's"
+    )
     recovery: float | None = Field(None, ge=0, description="worst recovery over the attacks, at most this")
-    report_keep: float | None = Field(None, gt=0, le=1, description="share of the bar's metric kept on report records")
+    report_keep: float | None = Field(
+        None, gt=0, le=1, description="share of the bar's metric kept on report records"
+    )
 
 
 class Recipe(Part):
     """What to forget, in which model, how, under which bar, and how it is audited."""
 
     name: str | None = None
-    benchmark: Named | None = Field(None, description="stands for model, splits and oracle: personas/small, tofu/forget05")
+    benchmark: Named | None = Field(
+        None, description="stands for model, splits and oracle: personas/small, tofu/forget05"
+    )
     model: str | None = Field(None, description="folder or hub id of the original model")
     forget: str | None = None
     retain: str | None = Field(None, description="what must stay; may be unrelated public text")
@@ -102,9 +112,13 @@ class Recipe(Part):
     neighbors: str | None = None
     calibration: str | None = None
     report: str | None = None
-    holdout: str | None = Field(None, description="same kind, never seen by the model: without it no membership attack")
+    holdout: str | None = Field(
+        None, description="same kind, never seen by the model: without it no membership attack"
+    )
     utility: str | None = None
-    columns: dict[str, str | dict[str, str]] = Field({}, description="our name → your column, for all files or per split")
+    columns: dict[str, str | dict[str, str]] = Field(
+        {}, description="our name → your column, for all files or per split"
+    )
     oracle: OracleSettings = OracleSettings()
     target: TargetSettings = TargetSettings()
     method: Named = Named(name="graddiff")
@@ -114,7 +128,9 @@ class Recipe(Part):
     reference_budget: float = Field(2.0, gt=0, description="GiB the cached reference may take")
     bar: BarSettings = BarSettings()
     control: tuple[Named, ...] = (Named(name="uwc"),)
-    audit: str | tuple[Named, ...] = Field("default", description="quick, default, deep, or a list of attacks")
+    audit: str | tuple[Named, ...] = Field(
+        "default", description="quick, default, deep, or a list of attacks"
+    )
     attack_lrs: tuple[float, ...] = (1e-5, 5e-5, 2e-4)
     require: Requirements = Requirements()
     train: TrainSettings = TrainSettings()
@@ -193,7 +209,11 @@ def make_recipe(
         set_path(data, key.strip(), parse_value(text))
 
     def where(location: Sequence[Any]) -> str:
-        path = tuple(str(p) for p in location if not str(p).startswith(("function-", "constrained-", "tuple", "str", "union")))
+        path = tuple(
+            str(p)
+            for p in location
+            if not str(p).startswith(("function-", "constrained-", "tuple", "str", "union"))
+        )
         for end in range(len(path), 0, -1):
             if lines and path[:end] in lines:
                 return f"{file}:{lines[path[:end]]} {'.'.join(path)}"
@@ -230,7 +250,11 @@ def _model_at(location: Sequence[Any]) -> type[BaseModel] | None:
         if isinstance(name, int) or name not in getattr(model, "model_fields", {}):
             return model if isinstance(model, type) else None
         annotation = model.model_fields[name].annotation
-        inner = [a for a in (annotation, *getattr(annotation, "__args__", ())) if isinstance(a, type) and issubclass(a, BaseModel)]
+        inner = [
+            a
+            for a in (annotation, *getattr(annotation, "__args__", ()))
+            if isinstance(a, type) and issubclass(a, BaseModel)
+        ]
         model = inner[0] if inner else None
     return model
 
@@ -242,7 +266,11 @@ def _check_names(recipe: Recipe, where: Any) -> list[Problem]:
     def check(registry: Any, named: Named, *path: str) -> None:
         if named.name not in registry.names():
             problems.append(
-                Problem(where(path), f"unknown {registry.kind} {named.name!r}", nearest(str(named.name), registry.names()))
+                Problem(
+                    where(path),
+                    f"unknown {registry.kind} {named.name!r}",
+                    nearest(str(named.name), registry.names()),
+                )
             )
         elif named.settings:
             try:
@@ -256,12 +284,30 @@ def _check_names(recipe: Recipe, where: Any) -> list[Problem]:
     for i, attack in enumerate(recipe.audit if not isinstance(recipe.audit, str) else ()):
         check(ATTACKS, attack, "audit", str(i))
     if recipe.benchmark and recipe.benchmark.name not in BENCHMARKS.names():
-        problems.append(Problem(where(("benchmark",)), f"unknown benchmark {recipe.benchmark.name!r}", nearest(recipe.benchmark.name, BENCHMARKS.names())))
+        problems.append(
+            Problem(
+                where(("benchmark",)),
+                f"unknown benchmark {recipe.benchmark.name!r}",
+                nearest(recipe.benchmark.name, BENCHMARKS.names()),
+            )
+        )
     if recipe.bar.metric != "auto" and recipe.bar.metric not in METRICS.names():
-        problems.append(Problem(where(("bar", "metric")), f"unknown metric {recipe.bar.metric!r}", nearest(recipe.bar.metric, ["auto", *METRICS.names()])))
+        problems.append(
+            Problem(
+                where(("bar", "metric")),
+                f"unknown metric {recipe.bar.metric!r}",
+                nearest(recipe.bar.metric, ["auto", *METRICS.names()]),
+            )
+        )
     retain = recipe.method.settings.get("retain")
     if retain is not None and retain not in RETAIN_LOSSES.names():
-        problems.append(Problem(where(("method", "retain")), f"unknown retain loss {retain!r}", nearest(str(retain), RETAIN_LOSSES.names())))
+        problems.append(
+            Problem(
+                where(("method", "retain")),
+                f"unknown retain loss {retain!r}",
+                nearest(str(retain), RETAIN_LOSSES.names()),
+            )
+        )
     return problems
 
 
@@ -271,14 +317,26 @@ def _check_sources(recipe: Recipe, where: Any) -> list[Problem]:
     if recipe.benchmark:
         for key in ("model", *SPLITS):
             if getattr(recipe, key) is not None:
-                problems.append(Problem(where((key,)), "stands beside a benchmark, which brings its own", f"Remove `{key}` or `benchmark`"))
+                problems.append(
+                    Problem(
+                        where((key,)),
+                        "stands beside a benchmark, which brings its own",
+                        f"Remove `{key}` or `benchmark`",
+                    )
+                )
         if recipe.oracle != OracleSettings():
-            problems.append(Problem(where(("oracle",)), "stands beside a benchmark, which brings its own", "Remove `oracle`"))
+            problems.append(
+                Problem(
+                    where(("oracle",)), "stands beside a benchmark, which brings its own", "Remove `oracle`"
+                )
+            )
         return problems
     if not recipe.model:
         problems.append(Problem("model", "is missing", "Give a folder or hub id, or a `benchmark`"))
     if not recipe.forget:
-        problems.append(Problem("forget", "is missing", "Give a file with what must be forgotten, or a `benchmark`"))
+        problems.append(
+            Problem("forget", "is missing", "Give a file with what must be forgotten, or a `benchmark`")
+        )
     for key in ("model", "forget"):
         if getattr(recipe, key) == "":
             problems.append(Problem(where((key,)), "is empty"))

@@ -36,12 +36,18 @@ def finish(result: RunResult) -> None:
 def read_scorecard(folder: Path) -> Scorecard:
     path = Path(folder) / "scorecard.json"
     if not path.is_file():
-        hint = "Its run is not finished: run the recipe again" if (Path(folder) / "run.json").is_file() else "Give a run folder; see: expunge list runs"
+        hint = (
+            "Its run is not finished: run the recipe again"
+            if (Path(folder) / "run.json").is_file()
+            else "Give a run folder; see: expunge list runs"
+        )
         raise ConfigError(Problem(str(folder), "holds no scorecard.json", hint))
     try:
         return Scorecard.read(path)
     except ValueError as error:
-        raise ConfigError(Problem(str(path), "is damaged or of another version", "Run the recipe again")) from error
+        raise ConfigError(
+            Problem(str(path), "is damaged or of another version", "Run the recipe again")
+        ) from error
 
 
 def show_run(folder: Path, *, as_json: bool = False) -> None:
@@ -70,10 +76,17 @@ def show_record(folder: Path, record: str, *, as_json: bool = False) -> None:
 
 
 def _evidence_files(folder: Path, split: str) -> list[tuple[str, Path]]:
-    places = [("original", "baseline"), ("unlearned", "measure"), ("controlled", "measure"), ("oracle", "baseline")]
+    places = [
+        ("original", "baseline"),
+        ("unlearned", "measure"),
+        ("controlled", "measure"),
+        ("oracle", "baseline"),
+    ]
     files = []
     for model, stage in places:
-        files += [(model, path) for path in sorted((Path(folder) / stage / model).glob(f"{split}-*.parquet"))[:1]]
+        files += [
+            (model, path) for path in sorted((Path(folder) / stage / model).glob(f"{split}-*.parquet"))[:1]
+        ]
     return files
 
 
@@ -101,7 +114,9 @@ def with_texts(card: Scorecard, folder: Path) -> Scorecard:
                 if row.generated is not None:
                     entry["generated"][model] = row.generated
     if not texts:
-        raise DataError(Problem(str(folder), "holds no evidence any more", "It was purged: run the recipe again"))
+        raise DataError(
+            Problem(str(folder), "holds no evidence any more", "It was purged: run the recipe again")
+        )
     records = [row.model_copy(update=texts.get((row.split, row.id), {})) for row in card.records]
     return card.model_copy(update={"records": records, "shows_text": True})
 
@@ -116,7 +131,13 @@ def print_plan(made: Plan) -> None:
         table.add_column(name, justify="right" if name in ("records", "entities", "tokens") else "left")
     for split, facts in made.splits.items():
         tokens = made.tokens.get(split)
-        table.add_row(split, f"{facts['records']:,}", f"{facts['entities']:,}", f"{tokens:,}" if tokens else "", facts["built"] or "given")
+        table.add_row(
+            split,
+            f"{facts['records']:,}",
+            f"{facts['entities']:,}",
+            f"{tokens:,}" if tokens else "",
+            facts["built"] or "given",
+        )
     out.print(table)
     size = f", {made.parameters / 1e6:,.1f} M parameters" if made.parameters else ""
     lines = [
@@ -134,7 +155,12 @@ def print_plan(made: Plan) -> None:
     for line in lines:
         out.print(line, markup=False, highlight=False, soft_wrap=True)
     if made.sample:
-        out.print(f"\none record that stays, as the model sees it ({made.sample['id']}, {made.sample['tokens']} tokens):", markup=False, highlight=False)
+        out.print(
+            f"\none record that stays, as the model sees it "
+            f"({made.sample['id']}, {made.sample['tokens']} tokens):",
+            markup=False,
+            highlight=False,
+        )
         out.print(made.sample["prompt"], markup=False, highlight=False, style="dim")
         out.print(made.sample["answer"], markup=False, highlight=False)
     for text in made.notes:
@@ -152,4 +178,12 @@ def _bytes(size: float) -> str:
 
 
 def _seconds(value: float) -> str:
-    return "under 1 s" if value < 1 else f"{value:.0f} s" if value < 120 else f"{value / 60:.0f} min" if value < 7200 else f"{value / 3600:.1f} h"
+    return (
+        "under 1 s"
+        if value < 1
+        else f"{value:.0f} s"
+        if value < 120
+        else f"{value / 60:.0f} min"
+        if value < 7200
+        else f"{value / 3600:.1f} h"
+    )

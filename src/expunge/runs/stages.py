@@ -1,4 +1,4 @@
-"""The stages of a run: one function each, from folder to folder. A later one never changes an earlier one's."""
+"""The stages of a run, one function each, from folder to folder; none changes what another wrote."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from expunge.runs.prepare import Job
 from expunge.subjects import fingerprint, save_subject
 from expunge.training.workspace import Workspace
 
-__all__ = ["baseline", "bar_of", "control", "measure", "read_models", "retrain_oracle", "unlearn"]
+__all__ = ["bar_of", "baseline", "control", "measure", "read_models", "retrain_oracle", "unlearn"]
 
 CURVE_SPLITS = ("forget", "forget_hard", "report")
 
@@ -57,7 +57,10 @@ def retrain_oracle(folder: Path, job: Job, shelf: Shelf) -> dict[str, Any]:
     save_subject(subject, folder / "model")
     shutil.rmtree(folder / "training" / "checkpoint", ignore_errors=True)
     assert workspace.result is not None
-    return {"tokens": workspace.result.tokens, "flops": 6 * subject.num_parameters() * workspace.result.tokens}
+    return {
+        "tokens": workspace.result.tokens,
+        "flops": 6 * subject.num_parameters() * workspace.result.tokens,
+    }
 
 
 def baseline(folder: Path, job: Job, shelf: Shelf) -> dict[str, Any]:
@@ -67,7 +70,14 @@ def baseline(folder: Path, job: Job, shelf: Shelf) -> dict[str, Any]:
     facts = {"original": model_facts(original, fingerprint(original.model))}
     if "oracle" in shelf.places:
         oracle = shelf.load("oracle")
-        take_evidence(oracle, splits_of(job), folder / "oracle", plan=plan_of(job), reference=original, name="the oracle")
+        take_evidence(
+            oracle,
+            splits_of(job),
+            folder / "oracle",
+            plan=plan_of(job),
+            reference=original,
+            name="the oracle",
+        )
         facts["oracle"] = model_facts(oracle, fingerprint(oracle.model))
     write_json(folder / "facts.json", facts)
     return {}
@@ -76,11 +86,19 @@ def baseline(folder: Path, job: Job, shelf: Shelf) -> dict[str, Any]:
 def bar_of(job: Job, original: Mapping[str, Evidence]) -> Bar:
     """The bar, from the original's stored evidence. Raises ConfigError where no metric can carry it."""
     if "calibration" not in original:
-        raise ConfigError(Problem("calibration", "there are no calibration records", "Bring retain (it is cut from there) or calibration"))
+        raise ConfigError(
+            Problem(
+                "calibration",
+                "there are no calibration records",
+                "Bring retain (it is cut from there) or calibration",
+            )
+        )
     try:
         metric, score = choose_metric(job.recipe.bar.metric, original["calibration"])
     except NotComputable as reason:
-        raise ConfigError(Problem("bar.metric", str(reason), "Choose another metric or other calibration records")) from reason
+        raise ConfigError(
+            Problem("bar.metric", str(reason), "Choose another metric or other calibration records")
+        ) from reason
     return Bar(metric, job.recipe.bar.keep, score)
 
 
@@ -113,7 +131,11 @@ def unlearn(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
         "steps": result.steps if result else 0,
         "notes": result.notes if result else [],
     }
-    save_subject(subject, folder / "model", info={"method": recipe.method.name, "status": "uncontrolled, not for shipping"})
+    save_subject(
+        subject,
+        folder / "model",
+        info={"method": recipe.method.name, "status": "uncontrolled, not for shipping"},
+    )
     write_json(folder / "facts.json", facts)
     shutil.rmtree(folder / "training" / "checkpoint", ignore_errors=True)
     tokens = result.tokens if result else 0
@@ -163,10 +185,17 @@ def control(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
             "sweep": sweep,
         },
     )
-    info = {"method": job.recipe.method.name, "alpha": alpha, "bar": f"{bar.metric.name} ≥ {bar.keep} of the original's",
-            "base": shelf.places["original"]}  # fmt: skip
+    info = {
+        "method": job.recipe.method.name,
+        "alpha": alpha,
+        "bar": f"{bar.metric.name} ≥ {bar.keep} of the original's",
+        "base": shelf.places["original"],
+    }
     save_subject(subject, folder / "model", info=info)
-    write_json(folder / "facts.json", {"controlled": model_facts(subject, fingerprint(subject.model), {"alpha": alpha})})
+    write_json(
+        folder / "facts.json",
+        {"controlled": model_facts(subject, fingerprint(subject.model), {"alpha": alpha})},
+    )
     shutil.rmtree(folder / "work", ignore_errors=True)
     return {"passes": probe.passes}
 
@@ -207,7 +236,7 @@ def _sweep(calibration: Calibration, bar: Bar) -> list[dict[str, Any]]:
 def _curve(
     job: Job, path: MixingPath, probe: Probe, bar: Bar, grid: int, sweep: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The bar's metric on calibration, forget, forget_hard and report along α, and the τ sweep filled from it."""
+    """The bar's metric on calibration and CURVE_SPLITS along α, and the τ sweep filled from it."""
     splits = {split: job.request[split] for split in CURVE_SPLITS if split in job.request}
     plan = EvidencePlan(variants=tuple(dict.fromkeys(("gold", *bar.metric.reads))), generate=False)
     metric = make_metric(bar.metric.name)
@@ -216,10 +245,21 @@ def _curve(
     for alpha in sorted({g / grid for g in range(grid + 1)} | {row["alpha"] for row in sweep}):
         subject = path.at(alpha)
         evidence = take_evidence(subject, splits, plan=plan, name=f"the mix at α = {alpha:.3g}")
-        scores = [probe(subject), *(metric.score(evidence, split, seed=job.recipe.seed) for split in evidence)]
+        scores = [
+            probe(subject),
+            *(metric.score(evidence, split, seed=job.recipe.seed) for split in evidence),
+        ]
         at[alpha] = {s.split: s.value for s in scores}
         points += [
-            {"alpha": alpha, "metric": s.metric, "split": s.split, "value": s.value, "low": s.low, "high": s.high, "n": s.n}
+            {
+                "alpha": alpha,
+                "metric": s.metric,
+                "split": s.split,
+                "value": s.value,
+                "low": s.low,
+                "high": s.high,
+                "n": s.n,
+            }
             for s in scores
         ]
     return points, [{**row, **{s: at[row["alpha"]].get(s) for s in CURVE_SPLITS}} for row in sweep]
@@ -231,7 +271,14 @@ def measure(folder: Path, job: Job, shelf: Shelf) -> dict[str, Any]:
     for name in ("unlearned", "controlled"):
         if name in shelf.places:
             label = "the unlearned model" if name == "unlearned" else "the controlled model"
-            take_evidence(shelf.load(name), splits_of(job), folder / name, plan=plan_of(job), reference=original, name=label)
+            take_evidence(
+                shelf.load(name),
+                splits_of(job),
+                folder / name,
+                plan=plan_of(job),
+                reference=original,
+                name=label,
+            )
     return {}
 
 

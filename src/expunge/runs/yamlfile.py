@@ -19,17 +19,23 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)$|^[-+]?(\d+\.\d*|\.\d+)$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"),
+    re.compile(
+        r"^[-+]?(\d+\.\d*|\.\d+|\d+)([eE][-+]?\d+)$|^[-+]?(\d+\.\d*|\.\d+)$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$"
+    ),
     list("-+.0123456789"),
 )
 
 
 def read_recipe_file(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], int]]:
-    """(the mapping, line of each key path). Raises ConfigError on bad YAML, duplicate keys or a non-mapping."""
+    """(the mapping, line of each key path). Raises ConfigError on bad YAML, double keys or a non-mapping."""
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(Problem(str(path), f"cannot be read: {error}", "Give a YAML file, or write one: expunge init FILE")) from error
+        raise ConfigError(
+            Problem(
+                str(path), f"cannot be read: {error}", "Give a YAML file, or write one: expunge init FILE"
+            )
+        ) from error
     try:
         node = yaml.compose(text, Loader=_Loader)
         data = yaml.load(text, Loader=_Loader)
@@ -48,13 +54,19 @@ def read_recipe_file(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], 
     return data, lines
 
 
-def _walk(node: Any, where: tuple[str, ...], lines: dict[tuple[str, ...], int], problems: list[Problem], path: str) -> None:
+def _walk(
+    node: Any, where: tuple[str, ...], lines: dict[tuple[str, ...], int], problems: list[Problem], path: str
+) -> None:
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             name = str(key.value)
             if name in seen:
-                problems.append(Problem(f"{path}:{key.start_mark.line + 1} {'.'.join((*where, name))}", "stands there twice"))
+                problems.append(
+                    Problem(
+                        f"{path}:{key.start_mark.line + 1} {'.'.join((*where, name))}", "stands there twice"
+                    )
+                )
             seen.add(name)
             lines[(*where, name)] = key.start_mark.line + 1
             _walk(value, (*where, name), lines, problems, path)

@@ -6,7 +6,7 @@ Zero gradient at θ = θ_o for `kl` and `hidden_mse`; `ce` keeps training on ret
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from expunge.training.views import View
 
 __all__ = ["RETAIN_LOSSES", "CrossEntropy", "HiddenMSE", "KLToReference", "NoRetain"]
 
-RETAIN_LOSSES = Registry("retain_loss", "expunge.training", "RETAIN_LOSSES")
+RETAIN_LOSSES: Registry[Any] = Registry("retain_loss", "expunge.training", "RETAIN_LOSSES")
 
 
 @RETAIN_LOSSES.register("ce")
