@@ -77,6 +77,18 @@ def unigram_backend(vocab_size: int = 200) -> str:
     return backend.to_str()
 
 
+@cache
+def some_words(names: int = 200, things: int = 40):
+    """One token per word: short answers, learned fast. It pads with the token that ends answers."""
+    fixed = ["<s>", "</s>", "<unk>", "Question:", "Answer:", "who", "has", "it", "is"]
+    words = [*fixed, *(f"thing{i}" for i in range(things)), *(f"name{i}" for i in range(names))]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return hf.PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>", pad_token="</s>"
+    )
+
+
 def tokenizer_of(backend: str, *, bos: bool, chat: str | None = None, extra: tuple[str, ...] = (), **options):
     """A tokenizer over a serialized backend; `bos`: every text begins with <s>."""
     tokenizer = Tokenizer.from_str(backend)

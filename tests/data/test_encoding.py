@@ -1,5 +1,6 @@
 """One place turns a record into ids, and those ids are what the model is later asked with."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from tiny_models import byte_level_backend, metaspace_backend, tokenizer_of, uni
 PRETRAINED = Path("../shared/models")
 
 LLAMA_3 = (
-    "<s>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n{{ m.content | trim }}<|eot_id|>"
-    "{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+    "<s>{% for m in messages %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+    "{{ m.content | trim }}<|eot_id|>{% endfor %}{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
 )
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
@@ -31,7 +32,8 @@ GEMMA = (
 )
 THINKING = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n"
-    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n"
     "{% if enable_thinking is defined and not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
 )
@@ -41,7 +43,12 @@ LLAMA_2 = (
 )
 
 CHATS = {  # name: backend, template, special tokens of its own, the token that ends a turn
-    "llama 3": (byte_level_backend, LLAMA_3, ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"), "<|eot_id|>"),
+    "llama 3": (
+        byte_level_backend,
+        LLAMA_3,
+        ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
+        "<|eot_id|>",
+    ),
     "chatml": (byte_level_backend, CHATML, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
     "gemma": (metaspace_backend, GEMMA, ("<start_of_turn>", "<end_of_turn>"), "<end_of_turn>"),
     "thinking": (byte_level_backend, THINKING, ("<|im_start|>", "<|im_end|>"), "<|im_end|>"),
@@ -114,7 +121,10 @@ def test_prompt_of_a_chat_is_what_generation_is_asked_with(name):
 def test_full_chat_is_the_rendered_conversation_without_its_tail(name):
     encoder, _ = chat(name)
     encoded = encoder.encode(QUESTION)
-    messages = [{"role": "user", "content": QUESTION.prompt}, {"role": "assistant", "content": QUESTION.answer}]
+    messages = [
+        {"role": "user", "content": QUESTION.prompt},
+        {"role": "assistant", "content": QUESTION.answer},
+    ]
     whole = encoder.tokenizer.apply_chat_template(messages, tokenize=False)
     written = encoder.tokenizer.decode(list(encoded.ids))
     normal = lambda text: "".join(text.split())  # noqa: E731
@@ -123,7 +133,9 @@ def test_full_chat_is_the_rendered_conversation_without_its_tail(name):
 
 
 @pytest.mark.parametrize("name", CHATS)
-@pytest.mark.parametrize("answer", ["im", "end", "</", "s", "think", "assistant", "Where was Ada Lund born?", "1", "x"])
+@pytest.mark.parametrize(
+    "answer", ["im", "end", "</", "s", "think", "assistant", "Where was Ada Lund born?", "1", "x"]
+)
 def test_answer_that_also_occurs_in_the_template(name, answer):
     """Searching a rendered conversation for the answer finds `im` inside <|im_end|>."""
     encoder, end = chat(name)
@@ -163,8 +175,12 @@ def test_conversation_needs_a_template():
 
 def test_template_that_takes_its_generation_prompt_back_still_ends_the_turn():
     """Some templates ask with an open <think> that the rendered answer no longer has."""
-    template = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}")
-    tokenizer = tokenizer_of(byte_level_backend(), bos=False, chat=template, extra=("<|im_start|>", "<|im_end|>"))
+    template = CHATML.replace(
+        "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>\n{% endif %}"
+    )
+    tokenizer = tokenizer_of(
+        byte_level_backend(), bos=False, chat=template, extra=("<|im_start|>", "<|im_end|>")
+    )
     encoder = Encoder(tokenizer, max_length=200)
     prompt, answer = parts(encoder.encode(QUESTION))
     assert list(prompt) == asked_with(encoder, QUESTION)
@@ -258,7 +274,8 @@ def test_tokenizer_that_closes_every_text_gets_one_end_token():
     from tokenizers.processors import TemplateProcessing
 
     closing.post_processor = TemplateProcessing(
-        single="<s> $A </s>", special_tokens=[("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)]
+        single="<s> $A </s>",
+        special_tokens=[("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)],
     )
     encoder = Encoder(tokenizer, max_length=200)
     encoded = encoder.encode(QUESTION)
@@ -342,7 +359,13 @@ def test_fingerprint_knows_what_changes_the_ids():
         options = {"bos": True} | options
         return Encoder(tokenizer_of(byte_level_backend(), **options), max_length=length).fingerprint()
 
-    others = [mark(bos=False), mark(length=100), mark(chat=CHATML), mark(eos_token="<s>"), mark(extra=("<x>",))]
+    others = [
+        mark(bos=False),
+        mark(length=100),
+        mark(chat=CHATML),
+        mark(eos_token="<s>"),
+        mark(extra=("<x>",)),
+    ]
     assert len({mark(), *others}) == 1 + len(others)
     assert mark() == mark()
 
@@ -374,5 +397,6 @@ def test_batches_keep_to_their_budget(lengths, budget):
         assert len(batch) == 1 or len(batch) * max(lengths[i] for i in batch) <= budget
     flat = [lengths[i] for b in batches for i in b]
     assert flat == sorted(lengths, reverse=True)
-    for first, second in zip(batches, batches[1:], strict=False):  # none could have taken one row more
-        assert (len(first) + 1) * lengths[first[0]] > budget or not second
+    for first, second in pairwise(batches):  # none could have taken one row more
+        assert second
+        assert (len(first) + 1) * lengths[first[0]] > budget

@@ -40,7 +40,7 @@ def full(model, batch, **options):
 
 
 def as_loaded(subject, folder):
-    """The subject as transformers reads it: for some families it puts its own tokenizer in place of a plain one."""
+    """The subject as transformers reads it: some families get its own tokenizer in place of a plain one."""
     subject.model.save_pretrained(folder)
     subject.tokenizer.save_pretrained(folder)
     dtype = str(subject.model.dtype).removeprefix("torch.")
@@ -95,7 +95,9 @@ def test_pass_ends_after_the_deepest_layer_that_is_read(subject, batch):
 def test_gradients_flow_through_the_narrow_forward(subject, batch):
     forward(subject.model, batch).logits.sum().backward()
     assert any(p.grad is not None and p.grad.any() for p in subject.model.parameters())
-    assert torch.isfinite(torch.stack([p.grad.sum() for p in subject.model.parameters() if p.grad is not None])).all()
+    assert torch.isfinite(
+        torch.stack([p.grad.sum() for p in subject.model.parameters() if p.grad is not None])
+    ).all()
 
 
 def test_saved_model_comes_back_bit_for_bit(subject, tmp_path):
@@ -120,7 +122,9 @@ def test_mixing_end_points_are_exact_and_the_middle_is_the_mean(subject, tmp_pat
         mix_into(live.model, original, unlearned, alpha)
         assert fingerprint(live.model) == fingerprint(expected.model)
     mix_into(live.model, original, unlearned, 0.25)
-    ends = zip(named_weights(subject.model), named_weights(other.model), named_weights(live.model), strict=True)
+    ends = zip(
+        named_weights(subject.model), named_weights(other.model), named_weights(live.model), strict=True
+    )
     for (name, a), (_, b), (_, mixed) in ends:
         if a.is_floating_point():
             torch.testing.assert_close(mixed, 0.75 * a + 0.25 * b, msg=name)

@@ -15,7 +15,7 @@ import torch
 
 from expunge.evidence import Evidence, Row, variant_kind
 from expunge.measure.sheet import Line, Sheet
-from expunge.subjects.subject import Subject
+from expunge.subjects.subject import Subject, quiet
 
 __all__ = ["GENERATED_KINDS", "add_generations", "greedy_continue", "greedy_text"]
 
@@ -98,7 +98,7 @@ def greedy_continue(
         return min(max_new_tokens - len(answers[i]), context - len(prompts[i]) - len(answers[i]))
 
     todo = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(answers[i]))
-    with subject.evaluating() as model:
+    with subject.evaluating() as model, quiet():
         for start in range(0, len(todo), batch_rows):
             part = todo[start : start + batch_rows]
             while part := [i for i in part if room(i) > 0]:

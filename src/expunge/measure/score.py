@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from expunge.data.batching import collate, token_batches
+from expunge.data.batching import Batch, collate, token_batches
 from expunge.evidence import Evidence, Row
 from expunge.measure.forward import forward
 from expunge.measure.sheet import ANSWERS, Line, Sheet, text_sizes
@@ -59,30 +59,16 @@ def score_sheet(
     """Ask every line of the sheet once, grouped by length; with `reference`, also KL(reference‖model)."""
     subject.need("logprobs", what="scoring answers")
     windows = [w for line in sheet.lines for w in line.windows]
-    found: list[list[np.ndarray]] = [[] for _ in windows]
-    with subject.evaluating() as model:
-        for indices in token_batches([len(w.ids) for w in windows], batch_tokens(subject)):
-            batch = collate([windows[i] for i in indices], sheet.encoder.pad_id).to(subject.device)
-            logits = forward(model, batch).logits
-            assert logits is not None
-            other = None
-            if reference is not None:
-                with reference.evaluating() as frozen:
-                    other = forward(frozen, batch).logits
-            scores = token_scores(logits, batch.targets, other)
-            columns = [
-                scores.logprobs,
-                scores.greedy == batch.targets,
-                scores.greedy,
-                scores.mean,
-                scores.std,
-            ]
-            arrays = [c.cpu().numpy() for c in (*columns, *([scores.kl] if scores.kl is not None else []))]
-            bounds = np.concatenate([[0], batch.num_tokens.cpu().numpy().cumsum()])
-            for at, i in enumerate(indices):
-                found[i] = [a[bounds[at] : bounds[at + 1]] for a in arrays]
-            if advance:
-                advance(len(indices))
+    asked = [i for i, w in enumerate(windows) if w.num_targets]
+    found = [[np.empty(0)] * (6 if reference is not None else 5) for _ in windows]
+    for part in token_batches([len(windows[i].ids) for i in asked], batch_tokens(subject)):
+        batch = collate([windows[asked[j]] for j in part], sheet.encoder.pad_id).to(subject.device)
+        columns = _columns(batch, subject, reference)
+        bounds = np.concatenate([[0], batch.num_tokens.cpu().numpy().cumsum()])
+        for at, j in enumerate(part):
+            found[asked[j]] = [c[bounds[at] : bounds[at + 1]] for c in columns]
+        if advance:
+            advance(len(part))
     rows, at = [], 0
     vocabulary = subject.config.get_text_config().vocab_size
     for line in sheet.lines:
@@ -90,6 +76,22 @@ def score_sheet(
         at += len(line.windows)
         rows.append(_row(sheet, line, [np.concatenate(c) for c in zip(*parts, strict=True)], vocabulary))
     return Evidence(sheet.split, rows)
+
+
+def _columns(batch: Batch, subject: Subject, reference: Subject | None) -> list[np.ndarray]:
+    """Log-probabilities, hits, greedy ids, mean, deviation and, with a reference, divergence, each [A]."""
+    with subject.evaluating() as model:
+        logits = forward(model, batch).logits
+    other = None
+    if reference is not None:
+        with reference.evaluating() as frozen:
+            other = forward(frozen, batch).logits
+    assert logits is not None
+    scores = token_scores(logits, batch.targets, other)
+    columns = [scores.logprobs, scores.greedy == batch.targets, scores.greedy, scores.mean, scores.std]
+    if scores.kl is not None:
+        columns.append(scores.kl)
+    return [column.cpu().numpy() for column in columns]
 
 
 def _row(sheet: Sheet, line: Line, columns: list[np.ndarray], vocabulary: int) -> Row:

@@ -184,7 +184,9 @@ def save_subject(
             dtype = str(next(subject.model.parameters()).dtype).removeprefix("torch.")
             again = load_subject(temporary, dtype=dtype, device="cpu", max_length=subject.encoder.max_length)
             if again.encoder.fingerprint() != subject.encoder.fingerprint():
-                raise ExpungeError(f"{folder}: transformers reads the saved tokenizer as another; nothing was written")
+                raise ExpungeError(
+                    f"{folder}: transformers reads the saved tokenizer as another; nothing was written"
+                )
             if fingerprint(again.model) != mark:
                 raise ExpungeError(
                     f"{folder}: the saved model differs from the one in memory; nothing was written"
