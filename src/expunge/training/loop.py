@@ -196,14 +196,18 @@ class Loop:
     @contextmanager
     def _mode(self) -> Iterator[None]:
         model: Any = self.subject.model
+        recompute = self.settings.gradient_checkpointing
+        name = (
+            "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"
+        )  # before 5.23
         model.train()
-        if self.settings.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if recompute:
+            getattr(model, f"{name}_checkpointing_enable")({"use_reentrant": False})
         try:
             yield
         finally:
-            if self.settings.gradient_checkpointing:
-                model.gradient_checkpointing_disable()
+            if recompute:
+                getattr(model, f"{name}_checkpointing_disable")()
             model.eval()
 
     # Log, checkpoint, resume ------------------------------------------------------------------------
