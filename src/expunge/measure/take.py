@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from expunge.data.records import Record
-from expunge.evidence import Evidence, read_evidence, write_evidence
+from expunge.evidence import Evidence, Row, read_evidence, write_evidence
 from expunge.measure.generate import add_generations
 from expunge.measure.score import score_sheet
-from expunge.measure.sheet import VARIANTS, make_sheet
+from expunge.measure.sheet import VARIANTS, Sheet, make_sheet
 from expunge.progress import track
 from expunge.subjects.subject import Subject
 from expunge.subjects.weights import fingerprint
@@ -27,12 +27,19 @@ CODE_VERSION = 1
 
 @dataclass(frozen=True)
 class EvidencePlan:
-    """What is asked of each split: kinds of variant, and whether text is generated (and how much at most)."""
+    """What is asked of each split: kinds of variant, and whether text is generated (and how much at most).
+
+    `more`: kinds that only some splits are asked in, {split: kinds}; false answers multiply the rows.
+    """
 
     variants: Sequence[str] = VARIANTS
+    more: Mapping[str, Sequence[str]] = field(default_factory=dict)
     generate: bool = True
     max_new_tokens: int = 200
     skip_generation: Sequence[str] = field(default=("holdout", "calibration"))
+
+    def kinds(self, split: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.variants, *self.more.get(split, ()))))
 
     def generates(self, split: str) -> bool:
         return self.generate and split not in self.skip_generation
@@ -67,9 +74,9 @@ def take_evidence(
     for split, records in splits.items():
         if not records:
             continue
-        sheet = make_sheet(subject.encoder, records, split, plan.variants)
+        sheet = make_sheet(subject.encoder, records, split, plan.kinds(split))
         settings = {
-            "variants": list(plan.variants),
+            "variants": list(plan.kinds(split)),
             "max_new_tokens": plan.max_new_tokens if plan.generates(split) else 0,
         }
         meta: dict[str, Any] = {**base, "records": sheet.records_fingerprint, "settings": settings}
@@ -83,7 +90,7 @@ def take_evidence(
     with track(f"measuring {name}", total) as advance:
         for split, sheet, meta, path in jobs:
             noted = partial(advance, note=split)
-            evidence = score_sheet(subject, sheet, reference=reference, advance=noted)
+            evidence = _score(subject, sheet, reference, noted)
             if plan.generates(split) and "generate" in subject.can:
                 evidence = add_generations(subject, sheet, evidence, max_new_tokens=plan.max_new_tokens)
             evidence.meta.update(meta)
@@ -91,3 +98,16 @@ def take_evidence(
             if path:
                 write_evidence(evidence, path)
     return {split: result[split] for split in splits if split in result}
+
+
+def _score(subject: Subject, sheet: Sheet, reference: Subject | None, advance: Callable[[int], Any]) -> Evidence:
+    """Divergence to the reference is read on gold answers only: the other variants need no second model."""
+    if reference is None:
+        return score_sheet(subject, sheet, advance=advance)
+    rows: dict[int, Row] = {}
+    for gold in (True, False):
+        chosen = [i for i, line in enumerate(sheet.lines) if (line.variant == "gold") is gold]
+        part = replace(sheet, lines=tuple(sheet.lines[i] for i in chosen))
+        evidence = score_sheet(subject, part, reference=reference if gold else None, advance=advance)
+        rows.update(zip(chosen, evidence.rows, strict=True))
+    return Evidence(sheet.split, [rows[i] for i in range(len(rows))])
