@@ -32,7 +32,7 @@ _HOMES = {
     "Scorecard": "expunge.audit.scorecard",
     "Subject": "expunge.subjects.subject",
     "audit": "expunge.runs.api",
-    "load_recipe": "expunge.runs.recipe",
+    "load_recipe": "expunge.runs.reading",
     "load_request": "expunge.data",
     "load_subject": "expunge.subjects.subject",
     "plan": "expunge.runs.plan",
@@ -50,7 +50,8 @@ if TYPE_CHECKING:
     from expunge.reports import write_reports
     from expunge.runs.api import audit, run, unlearn
     from expunge.runs.plan import plan
-    from expunge.runs.recipe import Recipe, load_recipe
+    from expunge.runs.reading import load_recipe
+    from expunge.runs.recipe import Recipe
     from expunge.subjects.subject import Subject, load_subject
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -35,14 +35,14 @@ def demo(
     overrides: Overrides = None,
     output: Output = None,
     new: New = False,
-    ask_text: Annotated[
-        bool, typer.Option("--show-text", help="Put the (invented) texts into the report.")
+    show_text: Annotated[
+        bool, typer.Option("--show-text/--hide-text", help="Put the (invented) texts into the report.")
     ] = True,
 ) -> None:
     """Run everything on the embedded benchmark: no data, no download, minutes on a laptop."""
     from expunge.runs.demo import run_demo
 
-    run_demo(overrides or [], output=output, new=new, show_text=ask_text)
+    run_demo(overrides or [], output=output, new=new, show_text=show_text)
 
 
 @app.command()
@@ -70,7 +70,7 @@ def init(
 def plan(recipe: Path, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Check a recipe and its data and show what a run would take; runs nothing."""
     from expunge.runs.plan import plan as make_plan
-    from expunge.runs.recipe import load_recipe
+    from expunge.runs.reading import load_recipe
     from expunge.runs.show import print_plan
 
     made = make_plan(load_recipe(recipe, overrides or []))
@@ -112,14 +112,7 @@ def audit(
     from expunge.runs.api import audit as audit_model
     from expunge.runs.show import finish
 
-    recipe: Any = request
-    if request.suffix.lower() not in (".yaml", ".yml"):
-        recipe = {
-            "forget": str(request),
-            "model": original or model,
-            "output": f"runs/audit-{Path(model).name}",
-        }
-    finish(audit_model(model, recipe, overrides or [], original=original, new=new))
+    finish(audit_model(model, request, overrides or [], original=original, new=new))
 
 
 @app.command()
@@ -202,29 +195,24 @@ def main() -> None:
     """Entry point: errors become one message each and an exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)  # what typer.Exit said, 130 after Ctrl-C
     except ExpungeError as error:
         _complain(error)
         sys.exit(error.exit_code)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("stopped; run the same command again to go on", err=True)
-        sys.exit(130)
+    except typer.Abort:
+        sys.exit(1)
     except Exception as error:
-        if isinstance(error, typer.Abort) or type(error).__name__ == "Abort":
-            sys.exit(1)
-        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
+        if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's usage errors
             typer.echo(f"error: {error.format_message()}", err=True)
             sys.exit(2)
         if os.environ.get("EXPUNGE_DEBUG"):
             raise
-        typer.echo(
-            f"error: {type(error).__name__}: {error}\n"
-            "This is a fault of expunge. EXPUNGE_DEBUG=1 shows where.",
-            err=True,
-        )
+        fault = "This is a fault of expunge. EXPUNGE_DEBUG=1 shows where."
+        typer.echo(f"error: {type(error).__name__}: {error}\n{fault}", err=True)
         sys.exit(1)
+    if code == 130:
+        typer.echo("stopped; run the same command again to go on", err=True)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 def _complain(error: ExpungeError) -> None:

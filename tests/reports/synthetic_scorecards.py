@@ -271,7 +271,6 @@ def good(
                 unlearned_fingerprint="2a9f",
                 dtype="float32",
                 passes=12,
-                wall=14.2,
             )
         ],
         "alpha_curve": _curve(),

@@ -73,14 +73,12 @@ def assemble(material: Material, head: Mapping[str, Any], cost: Sequence[CostRow
         for name in ("original", "unlearned", "controlled", "oracle")
         if material.models.get(name)
     }
-    anchor = dict(models) if "original" in models else {"original": models["controlled"], **models}
+    first = models.get("original") or models["controlled"]
     plan = metric_plan(
-        anchor["original"], oracle="oracle" in models, extra=material.extra_metrics, bar=material.bar_metric
+        first, oracle="oracle" in models, extra=material.extra_metrics, bar=material.bar_metric
     )
-    rows, scores = score_models(anchor, plan, seed=material.seed)
-    if "original" not in models:
-        rows = [row for row in rows if row.model != "original"]
-    direct = _direct(material, models, anchor)
+    rows, scores = score_models(models, plan, seed=material.seed)
+    direct = _direct(material, models, forget_metric(first))
     attacked, curves = _attacks(material, direct)
     flags = _flags(material, models)
     verdict = judge(_facts(material, models, scores, direct, attacked, flags))
@@ -111,10 +109,8 @@ def assemble(material: Material, head: Mapping[str, Any], cost: Sequence[CostRow
 # Attacks and verdict -------------------------------------------------------------------------------------
 
 
-def _direct(
-    material: Material, models: Mapping[str, ModelEvidence], anchor: Mapping[str, ModelEvidence]
-) -> Direct:
-    metric = make_metric(forget_metric(anchor["original"]))
+def _direct(material: Material, models: Mapping[str, ModelEvidence], metric_name: str) -> Direct:
+    metric = make_metric(metric_name)
     scores = {name: metric.score(evidence, "forget", seed=material.seed) for name, evidence in models.items()}
     entities = models["controlled"]["forget"].entity_of
     if "oracle" in models:

@@ -74,8 +74,10 @@ def attack_rows(
         for entry in entries:
             key = json.dumps(entry["config"], sort_keys=True)
             configs.setdefault(key, {}).setdefault(model, []).append(entry)
+    if not configs:
+        return [], []
     rows = [_row(name, json.loads(key), models, direct) for key, models in configs.items()]
-    if name_covers_all(configs):
+    if first_covers_all(configs):
         # its first outcome is the maximum over the others
         rows[0] = rows[0].model_copy(update={"worst": True})
     elif len(rows) > 1:
@@ -91,7 +93,7 @@ def attack_rows(
     return rows, curves
 
 
-def name_covers_all(configs: Mapping[str, Mapping[str, Entries]]) -> bool:
+def first_covers_all(configs: Mapping[str, Mapping[str, Entries]]) -> bool:
     """Whether the first configuration stands for more records than the others: not all have every form."""
     counts = [len(next(iter(models.values()))[0]["entities"]["forget"]) for models in configs.values()]
     return len(set(counts)) > 1 and counts[0] == max(counts)

@@ -110,7 +110,6 @@ class ControlRecord(Part):
     unlearned_fingerprint: str = ""
     dtype: str = ""
     passes: int = 0
-    wall: float = 0.0
 
 
 class AttackRow(Part):
@@ -141,7 +140,6 @@ class AttackRow(Part):
     excess_area: float | None = Field(None, description="relearn_area minus the oracle's")
     ain: float | None = None
     n: int = 0
-    seconds: float = 0.0
     reason: str = Field("", description="why `recovery` is not computable")
     details: dict[str, Any] = {}
 
@@ -169,7 +167,7 @@ class TrainingPoint(Part):
 
 
 class RecordRow(Part):
-    """One record before and after. `id` and `entity` are keyed hashes unless `show_text`."""
+    """One record before and after. `entity` is a keyed hash unless `show_text`."""
 
     id: str
     entity: str

@@ -108,7 +108,7 @@ def score_models(
     other model carry their gap to the oracle with its paired interval, and the share of the original's value
     that is kept.
     """
-    original, oracle = models["original"], models.get("oracle")
+    original, oracle = models.get("original"), models.get("oracle")
     rows: list[ScoreRow] = []
     scores: dict[tuple[str, str, str], Score] = {}
     for name, split in plan:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from expunge.data.checks import IDENTICAL, check_request, may_share, must_differ, text_key
 from expunge.data.findings import Findings
-from expunge.data.formats import Columns, Source, load_splits
+from expunge.data.formats import Source, load_splits
 from expunge.data.near import near_duplicates, sketch
 from expunge.data.records import Record
 from expunge.data.request import SPLITS, Request, Target
@@ -23,14 +24,16 @@ Splits = Mapping[str, Sequence[Record]]
 def load_request(
     sources: Mapping[str, Source],
     *,
-    columns: Mapping[str, str] | Mapping[str, Columns] | None = None,
+    columns: Mapping[str, Any] | None = None,
     target: Target | None = None,
     seed: int = 0,
+    bar: bool = True,
 ) -> tuple[Request, list[str]]:
     """Read, check and complete a request; returns it with the warnings.
 
     `sources` maps splits to files, folders or hub ids (`expunge.data.formats`), `columns` the fields expected
-    to the files' column names. Raises one DataError with all problems of all files.
+    to the files' column names. `bar`: there must be calibration records, or retain to cut them from.
+    Raises one DataError with all problems of all files.
     """
     found = Findings()
     for split in [s for s in sources if s not in SPLITS]:
@@ -44,13 +47,15 @@ def load_request(
         check_request(request, found)
     try:
         # what could not be read cannot be said to be missing
-        complete = request if unread else complete_request(request.splits, target=request.target, seed=seed)
+        complete = (
+            request if unread else complete_request(request.splits, target=request.target, seed=seed, bar=bar)
+        )
     except DataError as error:
         found.problems.extend(error.problems)
     found.raise_problems()
     built = Findings(origins=found.origins)
     check_request(complete, built).raise_problems()
-    if not complete["report"]:
+    if complete["calibration"] and not complete["report"]:
         found.warn(
             "there are no report records: what is retained is scored on the records the control was set on"
         )
@@ -64,13 +69,14 @@ def complete_request(
     seed: int = 0,
     shares: Mapping[str, float] | None = None,
     cap: int = 400,
+    bar: bool = True,
 ) -> Request:
     """The request with what it lacks built: calibration and report from retain, forget_hard from paraphrases.
 
     `shares` are the parts of retain to cut (a third each), of at most `cap` records. Whole entities are cut
-    where there are enough of them. Without retain, calibration must be given. The same seed and records give
-    the same cut in any order, and one more record moves few others. Raises DataError where a split would
-    be left empty.
+    where there are enough of them. Without retain, calibration must be given where a `bar` is to hold. The
+    same seed and records give the same cut in any order, and one more record moves few others. Raises
+    DataError where a split would be left empty.
     """
     given = {split: tuple(records) for split, records in splits.items() if records}
     built: dict[str, str] = {}
@@ -87,7 +93,7 @@ def complete_request(
             for split in missing:
                 built[split] = _describe(split, cut, given["retain"], seed)
             given |= cut
-    elif "calibration" in missing:
+    elif "calibration" in missing and bar:
         fix = "Bring retain records (they may be unrelated public text), or calibration records"
         raise DataError(
             Problem("retain", "there is neither retain nor calibration, so nothing holds the bar", fix)

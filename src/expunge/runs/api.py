@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,14 @@ from expunge.data.request import Request
 from expunge.methods import Method, make_method
 from expunge.runs.auditing import AuditPipeline
 from expunge.runs.pipeline import Pipeline, RunResult
-from expunge.runs.recipe import Recipe, load_recipe, make_recipe
+from expunge.runs.reading import make_recipe
+from expunge.runs.recipe import Recipe
+from expunge.runs.yamlfile import read_recipe_file
 from expunge.subjects.subject import Subject
 from expunge.training.settings import TrainSettings
 from expunge.training.workspace import Workspace
 
-__all__ = ["audit", "run", "unlearn"]
+__all__ = ["as_recipe", "audit", "run", "unlearn"]
 
 
 def run(
@@ -43,20 +46,25 @@ def audit(
 ) -> RunResult:
     """Audit any model against a request: the recipe's splits, oracle, bar and attacks; no training.
 
-    `original`: the model before unlearning. Without it there is no recovery to compute and the verdict stays
-    *not resolved*.
+    `recipe` may be a forget file alone. `original`: the model before unlearning, else the recipe's `model`;
+    without either there is no recovery to compute and the verdict stays *not resolved*. The output is the
+    recipe's with `-audit` behind it, unless `overrides` say otherwise: the folder of a run stays its own.
     """
-    made = as_recipe(recipe, overrides, defaults={"model": str(original or model)})
+    if isinstance(recipe, (str, Path)) and Path(recipe).suffix.lower() not in (".yaml", ".yml"):
+        recipe = {"forget": str(recipe), "output": f"runs/{Path(model).name}"}
     if original is not None:
-        made = made.model_copy(update={"model": str(original)})
-    has_original = original is not None or (made.model is not None and made.model != str(model))
+        overrides = [*overrides, f"model={json.dumps(str(original))}"]
+    made = as_recipe(recipe, overrides, defaults={"model": str(model)})
+    if not any(item.startswith("output=") for item in overrides):
+        made = made.model_copy(update={"output": f"{made.output}-audit"})
+    has_original = made.benchmark is not None or original is not None or made.model != str(model)
     return AuditPipeline(made, str(model), has_original=has_original, new=new).run()
 
 
 def unlearn(
     subject: Subject,
     request: Request,
-    method: Method | str = "graddiff",
+    method: Method | str = "wga",
     settings: TrainSettings | None = None,
     **workspace: Any,
 ) -> Subject:
@@ -73,18 +81,13 @@ def as_recipe(
     overrides: Sequence[str] = (),
     defaults: Mapping[str, Any] | None = None,
 ) -> Recipe:
-    if isinstance(recipe, Recipe):
-        return make_recipe(recipe.model_dump(exclude_unset=True), overrides) if overrides else recipe
+    """A Recipe from any form of one; `defaults` stand under what it says."""
     if isinstance(recipe, (str, Path)):
-        if not defaults:
-            return load_recipe(Path(recipe), overrides)
-        from expunge.runs.yamlfile import read_recipe_file
-
         data, lines = read_recipe_file(Path(recipe))
-        return make_recipe(
-            {**defaults, **data} if "benchmark" not in data else data,
-            overrides,
-            lines=lines,
-            file=str(recipe),
-        )
-    return make_recipe({**(defaults or {}), **recipe} if "benchmark" not in recipe else recipe, overrides)
+        file = str(recipe)
+    elif isinstance(recipe, Recipe):
+        data, lines, file = recipe.model_dump(exclude_unset=True), {}, ""
+    else:
+        data, lines, file = dict(recipe), {}, ""
+    under = {} if "benchmark" in data else dict(defaults or {})
+    return make_recipe({**under, **data}, overrides, lines=lines, file=file)

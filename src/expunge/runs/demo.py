@@ -14,7 +14,7 @@ from expunge.runs.show import finish
 
 __all__ = ["DEFAULT_METHOD", "demo_recipe", "run_demo"]
 
-DEFAULT_METHOD = "graddiff"
+DEFAULT_METHOD = "wga"
 
 
 def demo_recipe(method: str, output: Path) -> dict[str, Any]:

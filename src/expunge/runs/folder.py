@@ -1,12 +1,13 @@
 """The run folder and its stages: a finished stage is never computed again, a killed one resumes.
 
-A stage writes into `<cache>/<stage>-<key>.partial`; when it is done the folder is renamed to `<cache>/<stage>-<key>`
-and linked into the run. The key is a hash of its inputs, its settings and the code it ran, so the same work in
+A stage writes into `<cache>/<stage>-<key>.partial`; when it is done the folder loses that ending and is
+linked into the run. The key is a hash of its inputs, its settings and the code it ran, so the same work in
 another run is found there too. The cache stands beside the runs (`runs/.cache`), or where EXPUNGE_CACHE says.
 """
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import hashlib
 import json
@@ -15,15 +16,23 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import expunge
 from expunge.errors import ConfigError, Problem
 from expunge.progress import say
+from expunge.reports.files import write_text
 
-__all__ = ["RunFolder", "cache_folder", "code_version", "hash_of", "write_json"]
+__all__ = [
+    "RunFolder", "Work", "announce", "cache_folder", "code_version", "hash_of", "kept_name", "read_state",
+    "remove", "write_json",
+]  # fmt: skip
+
+Work = Callable[[Path], Mapping[str, Any] | None]
+"""Fills the folder of a stage; returns what it cost: {tokens, flops, …}."""
 
 
 def hash_of(value: Any) -> str:
@@ -50,37 +59,51 @@ def cache_folder(output: Path) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Write atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(value, indent=1, default=str) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(value, indent=1, default=str) + "\n")
 
 
 class RunFolder:
     """One run on disk: `recipe.json`, `run.json` (what is done), a folder per stage, the reports."""
 
     def __init__(self, path: Path, recipe: Mapping[str, Any], *, new: bool = False):
-        """Raises ConfigError when the folder holds a run of another recipe (unless `new`)."""
+        """Raises ConfigError when the folder holds a run of another recipe (unless `new`), or is no run."""
         self.path = Path(path)
         self.cache = cache_folder(self.path)
         self.recipe = json.loads(json.dumps(recipe, default=str))
-        stored = self._read("recipe.json")
-        if stored is not None and stored != self.recipe:
-            if not new:
-                raise ConfigError(Problem(str(path), f"holds a run of another recipe ({_difference(stored, self.recipe)})",
-                                          "Choose another output, or replace it with --new"))  # fmt: skip
-            shutil.rmtree(self.path)
-        elif stored is None and self.path.exists() and any(self.path.iterdir()):
+        self.state: dict[str, Any] = {"created": _now(), "stages": {}, "keys": {}}
+        self._replaced = False
+        if not self.path.exists():
+            return
+        state = read_state(self.path)
+        stored = _read_json(self.path / "recipe.json")
+        if state is None and not (self.path.is_dir() and _is_empty(self.path)):
             raise ConfigError(Problem(str(path), "exists and is no expunge run", "Choose another output"))
-        self.state: dict[str, Any] = self._read("run.json") or {"created": _now(), "stages": {}}
+        changed = _difference(stored, self.recipe) if isinstance(stored, dict) else []
+        damaged = state == {} or (stored is not None and not isinstance(stored, dict))
+        if (changed or damaged) and not new:
+            what = f"changed: {', '.join(changed[:5])}" if changed else "its notes are damaged"
+            fix = "Choose another output, or replace it with --new"
+            raise ConfigError(Problem(str(path), f"holds a run of another recipe ({what})", fix))
+        self._replaced = bool(changed or damaged)
+        if state and self._replaced:
+            self.state["keys"] = state.get("keys", {})  # what the cache still holds of the old run
+        elif state:
+            self.state |= state
 
     def begin(self) -> None:
-        """Write the recipe; called once the recipe and its data are known to be good."""
-        write_json(self.path / "recipe.json", self.recipe)
-        write_json(self.path / "run.json", self.state)
+        """Write the recipe; called once the recipe, its data and its models are known to be good."""
+        try:
+            if self._replaced:
+                shutil.rmtree(self.path)
+            write_json(self.path / "run.json", self.state)
+            write_json(self.path / "recipe.json", self.recipe)
+        except OSError as error:
+            raise ConfigError(
+                Problem(str(self.path), f"cannot be written ({error.strerror})", "Choose another output")
+            ) from error
 
-    def stage(self, name: str, inputs: Mapping[str, Any], work: Callable[[Path], Mapping[str, Any] | None]) -> Path:
-        """The folder of a finished stage; `work(folder)` fills it (and may find there what a killed run left).
+    def stage(self, name: str, inputs: Mapping[str, Any], work: Work) -> Path:
+        """The folder of a finished stage; `work(folder)` fills it, and may find there what a killed run left.
 
         What `work` returns is the stage's cost: {tokens, flops, …}.
         """
@@ -89,44 +112,89 @@ class RunFolder:
         done = self.state["stages"].get(name)
         if done and done["key"] == key and linked.is_dir():
             return linked
-        kept = self.cache / f"{name.replace('/', '-')}-{key}"
-        cached = (kept / "stage.json").is_file()
-        if cached:
-            facts = json.loads((kept / "stage.json").read_text(encoding="utf-8"))
-        else:
-            facts = self._work(name, kept, work)
-        _link_tree(kept, linked)
+        keys = self.state["keys"].setdefault(name, [])
+        if key not in keys:  # noted before anything is written, so that `purge` finds what a kill leaves
+            keys.append(key)
+            write_json(self.path / "run.json", self.state)
+        kept = self.cache / kept_name(name, key)
+        with _locked(kept, name):
+            cached = (kept / "stage.json").is_file()
+            facts = _read_json(kept / "stage.json") if cached else _work(kept, work)
+            _link_tree(kept, linked)
         self.state["stages"][name] = {"key": key, "cached": cached, **facts}
         write_json(self.path / "run.json", self.state)
         return linked
 
-    def _work(self, name: str, kept: Path, work: Callable[[Path], Mapping[str, Any] | None]) -> dict[str, Any]:
-        partial = kept.with_name(kept.name + ".partial")
-        partial.mkdir(parents=True, exist_ok=True)
-        began = time.monotonic()
-        cost = dict(work(partial) or {})
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-        facts = {"wall": time.monotonic() - began, "peak_memory": peak, **cost}
-        write_json(partial / "stage.json", facts)
-        shutil.rmtree(kept, ignore_errors=True)
-        os.replace(partial, kept)
-        return facts
 
-    def _read(self, name: str) -> Any:
-        path = self.path / name
-        if not path.is_file():
-            return None
+def kept_name(stage: str, key: str) -> str:
+    """The name of a stage's folder in the cache."""
+    return f"{stage.replace('/', '-')}-{key}"
+
+
+def read_state(folder: Path) -> dict[str, Any] | None:
+    """What a run folder says is done: None where it is no run, {} where its note is damaged."""
+    state = _read_json(folder / "run.json")
+    if state is None:
+        return None
+    return state if isinstance(state, dict) and "stages" in state else {}
+
+
+def _read_json(path: Path) -> Any:
+    """The value; None where there is no file, an empty text where it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    except ValueError:
+        return ""
+
+
+def _is_empty(folder: Path) -> bool:
+    return not any(folder.iterdir())
+
+
+@contextmanager
+def _locked(kept: Path, name: str) -> Iterator[None]:
+    """One process at a time computes a stage; the others wait and find it in the cache."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with kept.with_name(f"{kept.name}.lock").open("w") as file:
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ConfigError(Problem(str(path), f"is damaged: {error}", "Start over with --new")) from error
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            say(f"{name}: another run computes the same; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _work(kept: Path, work: Work) -> dict[str, Any]:
+    partial = kept.with_name(f"{kept.name}.partial")
+    partial.mkdir(exist_ok=True)
+    began = time.monotonic()
+    cost = dict(work(partial) or {})
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    facts = {"wall": time.monotonic() - began, "peak_memory": peak, **cost}
+    for leftover in partial.rglob(".*.tmp"):  # half-written files of a killed process
+        remove(leftover)
+    write_json(partial / "stage.json", facts)
+    remove(kept)
+    os.replace(partial, kept)
+    return facts
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """Hard links where the file system allows it, copies elsewhere; the target appears whole or not at all."""
+    """Hard links where the file system allows it, else copies; the target appears whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for leftover in target.parent.glob(f".{target.name}.*.tmp"):  # of a killed process
+        remove(leftover)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.parent.mkdir(parents=True, exist_ok=True)
 
     def link(src: str, dst: str) -> None:
         try:
@@ -135,14 +203,13 @@ def _link_tree(source: Path, target: Path) -> None:
             shutil.copy2(src, dst)
 
     shutil.copytree(source, temporary, copy_function=link)
-    if target.exists():
-        shutil.rmtree(target)
+    remove(target)
     os.replace(temporary, target)
 
 
-def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    keys = [k for k in {**stored, **now} if stored.get(k) != now.get(k)]
-    return "changed: " + ", ".join(sorted(keys)[:5])
+def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Keys of the recipe that differ; whether texts are shown changes no number."""
+    return sorted(k for k in {**stored, **now} if stored.get(k) != now.get(k) and k != "show_text")
 
 
 def _now() -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 from expunge.data.findings import Findings
 from expunge.data.formats import read_records
 from expunge.errors import ConfigError, Problem
+from expunge.reports.files import write_text
+from expunge.runs.yamlfile import parse_value
 
 __all__ = ["write_recipe"]
 
@@ -27,7 +31,7 @@ target: {{kind: {kind}, aim: erase_influence}}
 method: {method}              # see: expunge list methods
 # adapter: lora               # full | lora: train small matrices beside the weights
 bar: {{metric: auto, keep: 0.95}}   # stated before training: this share of utility must remain
-control: [uwc]                # after training, mix back toward the original until the bar holds
+{control}
 audit: default                # quick | default | deep | a list, as in [rtt, benign]
 train: {{epochs: 5, lr: 1e-5, batch: {batch}, seed: 0}}   # tiny models (under 10 M) want lr about 1e-3
 attack_lrs: [1e-5, 5e-5, 2e-4]  # what an attacker would try; tiny models: [3e-4, 1e-3, 3e-3]
@@ -36,6 +40,13 @@ attack_lrs: [1e-5, 5e-5, 2e-4]  # what an attacker would try; tiny models: [3e-4
 # show_text: false            # true puts forget-set text into the report
 output: {run}
 """
+
+RETAIN = "what must stay; calibration and report records are cut from it"
+HOLDOUT = "same kind, never seen by the model: without it no membership attack"
+CONTROL = "control: [uwc]                # after training, mix back toward the original until the bar holds"
+NO_CONTROL = (
+    "control: none                 # without retain records nothing can hold the bar; bring some: [uwc]"
+)
 
 
 def write_recipe(
@@ -57,29 +68,27 @@ def write_recipe(
     documents = all(r.is_document for r in records)
     text = TEMPLATE.format(
         output=output,
-        model=model,
-        forget=file,
+        model=_plain(model),
+        forget=_plain(file),
         num_forget=len(records),
-        retain_line=_line(
-            "retain", retain, "keep.jsonl", "what must stay; calibration and report records are cut from it"
-        ),
-        holdout_line=_line(
-            "holdout",
-            holdout,
-            "unseen.jsonl",
-            "same kind, never seen by the model: without it no membership attack",
-        ),
+        retain_line=_line("retain", retain, "keep.jsonl", RETAIN),
+        holdout_line=_line("holdout", holdout, "unseen.jsonl", HOLDOUT),
         kind="document" if documents else "entity" if named else "records",
-        method="graddiff" if retain else "{name: ga, retain: none}",
+        method="wga" if retain else "{name: npo, retain: none}",
+        control=CONTROL if retain else NO_CONTROL,
         batch=max(1, min(32, len(records))),
-        run=f"runs/{Path(file).stem}",
+        run=_plain(f"runs/{Path(file).stem}"),
     )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(output)
+    write_text(output, text)
     return output
 
 
 def _line(key: str, given: str | None, example: str, why: str) -> str:
-    return f"{key}: {given}".ljust(30) + f"# {why}" if given else f"# {key}: {example}".ljust(30) + f"# {why}"
+    line = f"{key}: {_plain(given)}" if given else f"# {key}: {example}"
+    return f"{line.ljust(29)} # {why}"
+
+
+def _plain(value: object) -> str:
+    """As YAML reads it back: in quotes where it would be anything but this text."""
+    text = str(value)
+    return text if re.fullmatch(r"[\w./~-]+", text) and parse_value(text) == text else json.dumps(text)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import gc
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +11,9 @@ import torch
 from expunge.progress import say
 from expunge.runs.recipe import Recipe
 from expunge.subjects.subject import Subject, load_subject
+from expunge.subjects.weights import fingerprint
 
-__all__ = ["Shelf", "set_threads"]
+__all__ = ["Shelf", "model_facts", "set_threads"]
 
 SMALL = 5_000_000
 
@@ -29,7 +27,8 @@ class Shelf:
 
     def load(self, name: str) -> Subject:
         recipe = self.recipe
-        subject = load_subject(
+        gc.collect()  # what the last stage held
+        return load_subject(
             self.places[name],
             dtype=recipe.dtype,
             device=recipe.device,
@@ -37,18 +36,15 @@ class Shelf:
             attention=recipe.attention,
             trust_remote_code=recipe.trust_remote_code,
         )
-        gc.collect()
-        return subject
 
 
-def model_facts(subject: Subject, fingerprint: str, info: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def model_facts(subject: Subject) -> dict[str, Any]:
     """What the scorecard says about a model."""
     return {
-        "fingerprint": fingerprint,
+        "fingerprint": fingerprint(subject.model),
         "architecture": type(subject.model).__name__,
         "parameters": subject.num_parameters(),
         "dtype": str(next(subject.model.parameters()).dtype).removeprefix("torch."),
-        **(info or {}),
     }
 
 
@@ -65,8 +61,3 @@ def set_threads(parameters: int) -> None:
             f"using {threads} thread{'s' if threads > 1 else ''} "
             f"for a model of {parameters / 1e6:.1f} M parameters"
         )
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    path = folder / "facts.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

@@ -57,7 +57,7 @@ def plan(recipe: Recipe) -> Plan:
         request: Request = benchmark.request()
         notes.append("a benchmark trains its original and oracle first, once; they are kept in the cache")
     else:
-        request, warnings = load_checked(recipe)
+        request, warnings = load_checked(recipe, bar=bool(recipe.control))
         encoder = load_encoder(
             str(recipe.model), max_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code
         )
@@ -68,14 +68,7 @@ def plan(recipe: Recipe) -> Plan:
         recipe.method.name,
         recipe.adapter,
         [c.name for c in recipe.control],
-        [
-            name
-            for name, _ in attack_plan(
-                recipe.audit
-                if isinstance(recipe.audit, str)
-                else [(a.name, a.settings) for a in recipe.audit]
-            )
-        ],
+        [name for name, _ in attack_plan(recipe.audit_plan)],
         f"{recipe.bar.metric}: keep {recipe.bar.keep:g} of the original's",
         {
             s: {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,6 @@ from expunge.data.checks import check_encoded
 from expunge.data.encoding import Encoder
 from expunge.data.request import Request
 from expunge.errors import ConfigError, DataError, Problem
-from expunge.progress import say
 from expunge.runs.folder import cache_folder
 from expunge.runs.recipe import Recipe
 from expunge.subjects.subject import load_encoder
@@ -52,10 +50,11 @@ def make_benchmark(recipe: Recipe) -> Benchmark:
         ) from error
 
 
-def prepare(recipe: Recipe, output: Path) -> Job:
+def prepare(recipe: Recipe, output: Path, *, bar: bool = True) -> Job:
     """Load and check everything; train a benchmark's models where they are not cached.
 
-    Raises DataError or ConfigError with all problems at once, before any model is loaded.
+    `bar`: there must be calibration records. Raises DataError or ConfigError with all problems at once,
+    before any model is loaded.
     """
     if recipe.benchmark:
         made: Prepared = make_benchmark(recipe).prepare(cache_folder(output) / "benchmarks")
@@ -75,7 +74,7 @@ def prepare(recipe: Recipe, output: Path) -> Job:
         )
     assert recipe.model
     assert recipe.forget
-    request, warnings = load_checked(recipe)
+    request, warnings = load_checked(recipe, bar=bar)
     return Job(
         recipe,
         request,
@@ -87,10 +86,10 @@ def prepare(recipe: Recipe, output: Path) -> Job:
     )
 
 
-def load_checked(recipe: Recipe) -> tuple[Request, list[str]]:
+def load_checked(recipe: Recipe, *, bar: bool = True) -> tuple[Request, list[str]]:
     """The request of a recipe without a benchmark, checked against the model's tokenizer and context."""
     request, warnings = load_request(
-        recipe.sources, columns=recipe.columns, target=recipe.target.target(), seed=recipe.seed
+        recipe.sources, columns=recipe.columns, target=recipe.target.target(), seed=recipe.seed, bar=bar
     )
     encoder: Encoder = load_encoder(
         str(recipe.model), max_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code
@@ -98,19 +97,15 @@ def load_checked(recipe: Recipe) -> tuple[Request, list[str]]:
     findings = check_encoded(request, encoder)
     if findings.problems:
         raise DataError(findings.problems)
-    warnings += [str(w) for w in findings.warnings]
-    return request, list(dict.fromkeys(map(str, warnings)))
+    return request, list(dict.fromkeys([*warnings, *findings.warnings]))
 
 
 def _merge_train(recipe: Recipe, defaults: Mapping[str, Any]) -> TrainSettings:
     """The user's settings over the benchmark's; one seed for all unless said otherwise."""
     own = {name: getattr(recipe.train, name) for name in recipe.train.model_fields_set}
+    if "epochs" in own:
+        defaults = {name: value for name, value in defaults.items() if name != "steps"}
     return TrainSettings(**{"seed": recipe.seed, **defaults, **own})
-
-
-def tell(warnings: Sequence[str]) -> None:
-    for warning in warnings:
-        say(f"warning: {warning}")
 
 
 def environment() -> dict[str, Any]:
@@ -147,7 +142,3 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "deterministic": os.environ.get("CUBLAS_WORKSPACE_CONFIG", "") or "CPU order",
     }
-
-
-def replace_request(job: Job, request: Request) -> Job:
-    return dataclasses.replace(job, request=request)

@@ -3,55 +3,73 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from expunge.errors import ConfigError, Problem
-from expunge.runs.folder import cache_folder
+from expunge.runs.folder import cache_folder, kept_name, read_state, remove
 
 __all__ = ["purge"]
 
-HOLDS_TEXT = ("baseline", "measure", "oracle-evidence", "attack", "planted", "with-text")
+HOLDS_TEXT = ("baseline", "measure", "oracle-evidence", "attack", "planted")
 """Stages whose files hold answers or generated texts, or a model that still knows them."""
-
-MODELS = ("unlearn", "control", "oracle")
 
 
 def purge(folder: Path, *, everything: bool = False) -> list[str]:
-    """Remove evidence, attack results, training checkpoints and their cached copies; say what was removed.
+    """Remove evidence, attack results, checkpoints and their cached copies; say what went and what did not.
 
     `everything`: also the models, the reports and the scorecard. The user's own files are never touched.
     """
     folder = Path(folder)
-    if not (folder / "run.json").is_file():
+    state = read_state(folder)
+    if not state:
         raise ConfigError(Problem(str(folder), "is no run folder", "See: expunge list runs"))
-    state = json.loads((folder / "run.json").read_text(encoding="utf-8"))
     cache = cache_folder(folder)
     doomed: list[Path] = []
-    for name, facts in state.get("stages", {}).items():
-        top = name.split("/")[0]
-        if top in HOLDS_TEXT or (everything and top in MODELS):
-            doomed += [folder / name, cache / f"{name.replace('/', '-')}-{facts['key']}"]
-    doomed += [folder / "attack", folder / "with-text"]
-    doomed += [p for p in cache.glob("*.partial") if p.is_dir()]
-    doomed += [p for stage in MODELS for p in (folder / stage).rglob("checkpoint") if p.is_dir()]
+    for name, keys in state["keys"].items():
+        places = [cache / kept_name(name, key) for key in keys]
+        doomed += [p.with_name(f"{p.name}.partial") for p in places]  # training checkpoints lie there
+        if everything or name.split("/")[0] in HOLDS_TEXT:
+            doomed += [folder / name, *places, *(p.with_name(f"{p.name}.lock") for p in places)]
+    doomed += [folder / "attack", folder / "with-text", *folder.glob(".*.tmp")]
     if everything:
-        doomed += [folder]
-    return [*_remove(doomed), *_kept(folder, everything)]
+        doomed.append(folder)
+    removed = list(_remove(doomed))
+    return [*removed, *_kept(folder, everything, _sharing(folder, state))]
 
 
-def _remove(paths: list[Path]) -> Iterator[str]:
+def _remove(paths: Iterable[Path]) -> Iterator[str]:
     for path in dict.fromkeys(paths):
         if path.exists():
-            size = sum(f.stat().st_size for f in path.rglob("*") if f.is_file()) if path.is_dir() else path.stat().st_size
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-            yield f"removed {path} ({size / 2**20:.1f} MiB)"
+            files = [f for f in path.rglob("*") if f.is_file()] if path.is_dir() else [path]
+            size = sum(f.stat().st_size for f in files)
+            remove(path)
+            if size:
+                yield f"removed {path} ({size / 2**20:.1f} MiB)"
 
 
-def _kept(folder: Path, everything: bool) -> Iterator[str]:
-    if not everything:
-        shown = [f"{folder / name}" for name in ("report.html", "scorecard.json") if (folder / name).exists()]
-        if shown:
-            yield f"kept {', '.join(shown)} (they hold ids and numbers; text only if you asked for it)"
+def _sharing(folder: Path, state: Mapping[str, Any]) -> list[str]:
+    """Runs beside this one that computed the same things: they have copies of their own."""
+    ours = {(name, key) for name, keys in state["keys"].items() for key in keys}
+    found = []
+    for other in sorted(folder.absolute().parent.iterdir()):
+        theirs = (read_state(other) or {}).get("keys", {}) if other != folder.absolute() else {}
+        if ours & {(n, k) for n, ks in theirs.items() if n.split("/")[0] in HOLDS_TEXT for k in ks}:
+            found.append(str(folder.parent / other.name))
+    return found
+
+
+def _kept(folder: Path, everything: bool, sharing: list[str]) -> Iterator[str]:
+    card = folder / "scorecard.json"
+    if card.is_file():
+        texts = json.loads(card.read_text(encoding="utf-8")).get("shows_text")
+        holds = (
+            "they hold forget-set text, as you asked; --all removes them"
+            if texts
+            else "they hold ids and numbers"
+        )
+        yield f"kept the models, {card} and the reports ({holds})"
+    for other in sharing:
+        yield f"not touched: {other}, a run with copies of its own; purge it as well"
     yield "not touched: your own data files and the original model, which still knows the forget set"

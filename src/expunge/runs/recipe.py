@@ -1,28 +1,20 @@
-"""The recipe: everything a run depends on, validated as a whole before anything is loaded."""
+"""The recipe: everything a run depends on, as a schema; `runs.reading` reads and checks it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from expunge.attacks import ATTACKS
-from expunge.benchmarks import BENCHMARKS
-from expunge.controls import CONTROLS
+from expunge.attacks import Profile
 from expunge.data.request import SPLITS, Target
-from expunge.errors import ConfigError, Problem, nearest
-from expunge.methods import METHODS
-from expunge.metrics import METRICS
-from expunge.runs.yamlfile import parse_value, read_recipe_file, set_path
-from expunge.training.retain import RETAIN_LOSSES
 from expunge.training.settings import TrainSettings
 from expunge.training.workspace import LoraSettings
 
-__all__ = ["BarSettings", "Named", "OracleSettings", "Recipe", "load_recipe", "make_recipe"]
+__all__ = ["BarSettings", "Named", "OracleSettings", "Recipe"]
 
-PROFILES = ("quick", "default", "deep")
+PROFILES: tuple[Profile, ...] = get_args(Profile)
 
 
 class Part(BaseModel):
@@ -40,13 +32,16 @@ class Named(Part):
     def _short(cls, value: Any) -> Any:
         if isinstance(value, str):
             return {"name": value}
-        if isinstance(value, Mapping) and len(value) == 1 and "name" not in value:
+        if not isinstance(value, Mapping):
+            return value
+        if len(value) == 1 and "name" not in value:
             name, settings = next(iter(value.items()))  # - uwc: {grid: 8}
             if isinstance(settings, Mapping) or settings is None:
                 return {"name": name, "settings": dict(settings or {})}
-        if isinstance(value, Mapping) and "settings" not in value:
-            return {"name": value.get("name"), "settings": {k: v for k, v in value.items() if k != "name"}}
-        return value
+        if "name" not in value:
+            raise ValueError(f"has no name; write {{name: …, {', '.join(map(str, value))}: …}}")
+        given = {k: v for k, v in value.items() if k not in ("name", "settings")}
+        return {"name": value["name"], "settings": {**value.get("settings", {}), **given}}
 
 
 class BarSettings(Part):
@@ -75,6 +70,9 @@ class OracleSettings(Part):
             return {}
         if value == "retrain":
             return {"retrain": True}
+        if isinstance(value, Mapping) and "name" in value:  # oracle: retrain, and oracle.base=… beside it
+            more = {k: v for k, v in value.items() if k != "name"}
+            return {**cls._short(value["name"]), **more}  # type: ignore[operator]
         return {"folder": value} if isinstance(value, str) else value
 
 
@@ -106,43 +104,45 @@ class Recipe(Part):
         None, description="stands for model, splits and oracle: personas/small, tofu/forget05"
     )
     model: str | None = Field(None, description="folder or hub id of the original model")
-    forget: str | None = None
+    forget: str | None = Field(None, description="what must go: a file, a dataset folder or a hub id")
     retain: str | None = Field(None, description="what must stay; may be unrelated public text")
-    forget_hard: str | None = None
-    neighbors: str | None = None
-    calibration: str | None = None
-    report: str | None = None
+    forget_hard: str | None = Field(None, description="the forget knowledge asked differently")
+    neighbors: str | None = Field(None, description="same kind of fact, another entity; must stay")
+    calibration: str | None = Field(None, description="the control measures here; default: cut from retain")
+    report: str | None = Field(None, description="the report scores these; default: cut from retain")
     holdout: str | None = Field(
         None, description="same kind, never seen by the model: without it no membership attack"
     )
-    utility: str | None = None
+    utility: str | None = Field(None, description="general abilities; measured only")
     columns: dict[str, str | dict[str, str]] = Field(
         {}, description="our name → your column, for all files or per split"
     )
     oracle: OracleSettings = OracleSettings()
     target: TargetSettings = TargetSettings()
-    method: Named = Named(name="graddiff")
+    method: Named = Named(name="wga")
     adapter: Literal["full", "lora"] = "full"
     lora: LoraSettings = LoraSettings()
     reference: Literal["auto", "cache", "live", "adapter_off"] = "auto"
     reference_budget: float = Field(2.0, gt=0, description="GiB the cached reference may take")
     bar: BarSettings = BarSettings()
     control: tuple[Named, ...] = (Named(name="uwc"),)
-    audit: str | tuple[Named, ...] = Field(
+    audit: Profile | tuple[Named, ...] = Field(
         "default", description="quick, default, deep, or a list of attacks"
     )
-    attack_lrs: tuple[float, ...] = (1e-5, 5e-5, 2e-4)
+    attack_lrs: tuple[float, ...] = Field(
+        (1e-5, 5e-5, 2e-4), description="learning rates an attacker would try"
+    )
     require: Requirements = Requirements()
     train: TrainSettings = TrainSettings()
-    max_new_tokens: int = Field(200, gt=0)
-    max_length: int | None = Field(None, gt=1)
+    max_new_tokens: int = Field(200, gt=0, description="length of generated answers, at most")
+    max_length: int | None = Field(None, gt=1, description="tokens per record; default: the model's context")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the master weights")
-    device: str = "auto"
-    attention: str | None = None
-    trust_remote_code: bool = False
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
+    attention: str | None = Field(None, description="attention kernel of transformers")
+    trust_remote_code: bool = Field(False, description="run code that comes with the model")
     show_text: bool = Field(False, description="put forget-set text into the report")
     seed: int = Field(0, ge=0)
-    output: str = "runs/run"
+    output: str = Field("runs/run", description="run folder")
 
     @field_validator("control", "audit", mode="before")
     @classmethod
@@ -176,168 +176,18 @@ class Recipe(Part):
 
     @property
     def profile(self) -> str:
+        """What the verdict is named after: a list of one's own is no profile."""
+        return self.audit if isinstance(self.audit, str) else "custom"
+
+    @property
+    def reach(self) -> Profile:
+        """How far each attack goes."""
         return self.audit if isinstance(self.audit, str) else "default"
+
+    @property
+    def audit_plan(self) -> str | list[tuple[str, dict[str, Any]]]:
+        return self.audit if isinstance(self.audit, str) else [(a.name, a.settings) for a in self.audit]
 
     @property
     def sources(self) -> dict[str, str]:
         return {split: getattr(self, split) for split in SPLITS if getattr(self, split)}
-
-
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read and validate a recipe file with `key=value` overrides; every problem at once, as ConfigError.
-
-    Paths in the file are relative to the working directory.
-    """
-    data, lines = read_recipe_file(path)
-    return make_recipe(data, overrides, lines=lines, file=str(path))
-
-
-def make_recipe(
-    data: Mapping[str, Any],
-    overrides: Sequence[str] = (),
-    *,
-    lines: Mapping[tuple[str, ...], int] | None = None,
-    file: str = "",
-) -> Recipe:
-    data = {str(key): value for key, value in data.items()}
-    problems = []
-    for item in overrides:
-        key, equals, text = item.partition("=")
-        if not equals or not key.strip():
-            problems.append(Problem(item, "is not an override", "Write key=value, as in train.lr=1e-4"))
-            continue
-        set_path(data, key.strip(), parse_value(text))
-
-    def where(location: Sequence[Any]) -> str:
-        path = tuple(
-            str(p)
-            for p in location
-            if not str(p).startswith(("function-", "constrained-", "tuple", "str", "union"))
-        )
-        for end in range(len(path), 0, -1):
-            if lines and path[:end] in lines:
-                return f"{file}:{lines[path[:end]]} {'.'.join(path)}"
-        return ".".join(path) or file or "recipe"
-
-    try:
-        recipe = Recipe.model_validate(data)
-        problems += _check_sources(recipe, where)
-    except ValidationError as error:
-        problems += [_problem(e, where) for e in error.errors()]
-        broken = {str(e["loc"][0]) for e in error.errors() if e["loc"]}
-        recipe = Recipe.model_validate({k: v for k, v in data.items() if k not in broken})
-    problems += _check_names(recipe, where)
-    if problems:
-        raise ConfigError(problems)
-    return recipe
-
-
-def _problem(error: Any, where: Any) -> Problem:
-    location = error["loc"]
-    if error["type"] == "extra_forbidden":
-        model = _model_at(location[:-1])
-        fix = nearest(str(location[-1]), model.model_fields) if model else ""
-        return Problem(where(location), "unknown key", fix)
-    what = str(error["msg"]).removeprefix("Value error, ")
-    value = error.get("input")
-    shown = f" (it is {value!r})" if isinstance(value, (str, int, float, bool)) else ""
-    return Problem(where(location), what[:1].lower() + what[1:] + shown)
-
-
-def _model_at(location: Sequence[Any]) -> type[BaseModel] | None:
-    model: Any = Recipe
-    for name in location:
-        if isinstance(name, int) or name not in getattr(model, "model_fields", {}):
-            return model if isinstance(model, type) else None
-        annotation = model.model_fields[name].annotation
-        inner = [
-            a
-            for a in (annotation, *getattr(annotation, "__args__", ()))
-            if isinstance(a, type) and issubclass(a, BaseModel)
-        ]
-        model = inner[0] if inner else None
-    return model
-
-
-def _check_names(recipe: Recipe, where: Any) -> list[Problem]:
-    """Registered names and the settings given with them."""
-    problems: list[Problem] = []
-
-    def check(registry: Any, named: Named, *path: str) -> None:
-        if named.name not in registry.names():
-            problems.append(
-                Problem(
-                    where(path),
-                    f"unknown {registry.kind} {named.name!r}",
-                    nearest(str(named.name), registry.names()),
-                )
-            )
-        elif named.settings:
-            try:
-                registry.make(named.name, **named.settings)
-            except ConfigError as error:
-                problems.extend(Problem(where(path), f"{p.where}: {p.what}", p.fix) for p in error.problems)
-
-    check(METHODS, recipe.method, "method")
-    for i, control in enumerate(recipe.control):
-        check(CONTROLS, control, "control", str(i))
-    for i, attack in enumerate(recipe.audit if not isinstance(recipe.audit, str) else ()):
-        check(ATTACKS, attack, "audit", str(i))
-    if recipe.benchmark and recipe.benchmark.name not in BENCHMARKS.names():
-        problems.append(
-            Problem(
-                where(("benchmark",)),
-                f"unknown benchmark {recipe.benchmark.name!r}",
-                nearest(recipe.benchmark.name, BENCHMARKS.names()),
-            )
-        )
-    if recipe.bar.metric != "auto" and recipe.bar.metric not in METRICS.names():
-        problems.append(
-            Problem(
-                where(("bar", "metric")),
-                f"unknown metric {recipe.bar.metric!r}",
-                nearest(recipe.bar.metric, ["auto", *METRICS.names()]),
-            )
-        )
-    retain = recipe.method.settings.get("retain")
-    if retain is not None and retain not in RETAIN_LOSSES.names():
-        problems.append(
-            Problem(
-                where(("method", "retain")),
-                f"unknown retain loss {retain!r}",
-                nearest(str(retain), RETAIN_LOSSES.names()),
-            )
-        )
-    return problems
-
-
-def _check_sources(recipe: Recipe, where: Any) -> list[Problem]:
-    """Either a benchmark, or a model and a forget set."""
-    problems = []
-    if recipe.benchmark:
-        for key in ("model", *SPLITS):
-            if getattr(recipe, key) is not None:
-                problems.append(
-                    Problem(
-                        where((key,)),
-                        "stands beside a benchmark, which brings its own",
-                        f"Remove `{key}` or `benchmark`",
-                    )
-                )
-        if recipe.oracle != OracleSettings():
-            problems.append(
-                Problem(
-                    where(("oracle",)), "stands beside a benchmark, which brings its own", "Remove `oracle`"
-                )
-            )
-        return problems
-    if not recipe.model:
-        problems.append(Problem("model", "is missing", "Give a folder or hub id, or a `benchmark`"))
-    if not recipe.forget:
-        problems.append(
-            Problem("forget", "is missing", "Give a file with what must be forgotten, or a `benchmark`")
-        )
-    for key in ("model", "forget"):
-        if getattr(recipe, key) == "":
-            problems.append(Problem(where((key,)), "is empty"))
-    return problems

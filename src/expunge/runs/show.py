@@ -18,10 +18,10 @@ from expunge.runs.plan import Plan
 __all__ = ["finish", "print_plan", "read_scorecard", "show_record", "show_run", "write_again"]
 
 
-def console(*, stderr: bool = False) -> Any:
+def console() -> Any:
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    return Console()
 
 
 def finish(result: RunResult) -> None:

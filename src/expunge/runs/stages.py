@@ -13,7 +13,6 @@ from expunge.controls import Control, Scene, make_control
 from expunge.controls.bar import Bar, Probe, choose_metric
 from expunge.controls.model_mixing import MixingPath, ModelMixing
 from expunge.controls.uwc import UWC, Calibration
-from expunge.data.records import Record
 from expunge.data.request import fingerprint_records
 from expunge.errors import ConfigError, NotComputable, Problem
 from expunge.evidence import Evidence, read_evidence
@@ -23,82 +22,79 @@ from expunge.metrics import make_metric
 from expunge.runs.folder import write_json
 from expunge.runs.models import Shelf, model_facts
 from expunge.runs.prepare import Job
-from expunge.subjects import fingerprint, save_subject
-from expunge.training.workspace import Workspace
+from expunge.subjects import Subject, fingerprint, save_subject
+from expunge.training.workspace import LoraSettings, Workspace
 
-__all__ = ["bar_of", "baseline", "control", "measure", "read_models", "retrain_oracle", "unlearn"]
+__all__ = ["control", "load_json", "measure", "plant", "read_splits", "retrain_oracle", "unlearn"]
 
 CURVE_SPLITS = ("forget", "forget_hard", "report")
 
-
-def plan_of(job: Job) -> EvidencePlan:
-    return EvidencePlan(max_new_tokens=job.recipe.max_new_tokens)
-
-
-def splits_of(job: Job) -> dict[str, tuple[Record, ...]]:
-    return {split: job.request[split] for split in job.request}
+ASKED = ("gold", "paraphrased_prompt", "choice")
+"""Every split is asked in these variants; false answers only where a metric compares with them."""
 
 
-def read_models(folders: Mapping[str, Path]) -> dict[str, dict[str, Evidence]]:
-    """Model name → split → stored evidence."""
-    found = {}
-    for model, folder in folders.items():
-        evidence = [read_evidence(path) for path in sorted(folder.glob("*.parquet"))]
-        found[model] = {e.split: e for e in evidence}
-    return found
+def measure(folder: Path, name: str, job: Job, shelf: Shelf) -> None:
+    """Evidence of one model on every split, with KL to the original where there is one."""
+    reference = shelf.load("original") if name != "original" and "original" in shelf.places else None
+    splits = {split: job.request[split] for split in job.request}
+    plan = EvidencePlan(ASKED, _more_kinds(job), max_new_tokens=job.recipe.max_new_tokens)
+    take_evidence(shelf.load(name), splits, folder, plan=plan, reference=reference, name=f"the {name} model")
+
+
+def _more_kinds(job: Job) -> dict[str, tuple[str, ...]]:
+    """Kinds of variant by split that the benchmark's metrics and the truth ratio on forget read."""
+    more: dict[str, set[str]] = {"forget": {"paraphrased_answer", "perturbed"}}
+    for name, split in job.metrics:
+        metric = make_metric(name)
+        for part in (split, *getattr(metric, "others", ())):
+            more.setdefault(part, set()).update(metric.reads)
+    return {split: tuple(sorted(kinds - set(ASKED))) for split, kinds in more.items()}
+
+
+def read_splits(folder: Path) -> dict[str, Evidence]:
+    """Stored evidence by split."""
+    evidence = [read_evidence(path) for path in sorted(folder.glob("*.parquet"))]
+    return {e.split: e for e in evidence}
 
 
 def retrain_oracle(folder: Path, job: Job, shelf: Shelf) -> dict[str, Any]:
     """`oracle: retrain`: train on everything but the forget set."""
-    settings = job.recipe.oracle.train or job.train
+    workspace = Workspace(job.recipe.oracle.train or job.train, folder / "training")
     method = make_method("retrain", base=job.recipe.oracle.base)
-    workspace = Workspace(settings, folder / "training")
     subject = method.unlearn(shelf.load("original"), job.request, workspace)
-    save_subject(subject, folder / "model")
-    shutil.rmtree(folder / "training" / "checkpoint", ignore_errors=True)
     assert workspace.result is not None
-    return {
-        "tokens": workspace.result.tokens,
-        "flops": 6 * subject.num_parameters() * workspace.result.tokens,
-    }
+    _keep(subject, folder)
+    tokens = workspace.result.tokens
+    return {"tokens": tokens, "flops": 6 * subject.num_parameters() * tokens}
 
 
-def baseline(folder: Path, job: Job, shelf: Shelf) -> dict[str, Any]:
-    """Evidence of the original and of the oracle, on disk before the first optimizer step of anything."""
-    original = shelf.load("original")
-    take_evidence(original, splits_of(job), folder / "original", plan=plan_of(job), name="the original")
-    facts = {"original": model_facts(original, fingerprint(original.model))}
-    if "oracle" in shelf.places:
-        oracle = shelf.load("oracle")
-        take_evidence(
-            oracle,
-            splits_of(job),
-            folder / "oracle",
-            plan=plan_of(job),
-            reference=original,
-            name="the oracle",
-        )
-        facts["oracle"] = model_facts(oracle, fingerprint(oracle.model))
-    write_json(folder / "facts.json", facts)
-    return {}
+def plant(folder: Path, job: Job, shelf: Shelf) -> None:
+    """The original taught to refuse the forget set: knowledge hidden on purpose."""
+    epochs = max(3.0, job.train.epochs)
+    settings = job.train.model_copy(update={"steps": None, "epochs": epochs, "report_to": []})
+    workspace = Workspace(settings, lora=LoraSettings(rank=8))
+    _keep(make_method("idk").unlearn(shelf.load("original"), job.request, workspace), folder)
 
 
-def bar_of(job: Job, original: Mapping[str, Evidence]) -> Bar:
-    """The bar, from the original's stored evidence. Raises ConfigError where no metric can carry it."""
+def _keep(subject: Subject, folder: Path, info: Mapping[str, Any] | None = None, **facts: Any) -> None:
+    """Save a model and what is known of it; the checkpoints of its training have done their work."""
+    save_subject(subject, folder / "model", info=dict(info or {}))
+    write_json(folder / "facts.json", {**model_facts(subject), **facts})
+    shutil.rmtree(folder / "training" / "checkpoint", ignore_errors=True)
+
+
+def bar_of(job: Job, original: Mapping[str, Evidence]) -> Bar | None:
+    """The bar, from the original's stored evidence; None without calibration records.
+
+    Raises ConfigError where no metric can carry it.
+    """
     if "calibration" not in original:
-        raise ConfigError(
-            Problem(
-                "calibration",
-                "there are no calibration records",
-                "Bring retain (it is cut from there) or calibration",
-            )
-        )
+        return None
     try:
         metric, score = choose_metric(job.recipe.bar.metric, original["calibration"])
     except NotComputable as reason:
-        raise ConfigError(
-            Problem("bar.metric", str(reason), "Choose another metric or other calibration records")
-        ) from reason
+        fix = "Choose another metric or other calibration records"
+        raise ConfigError(Problem("bar.metric", str(reason), fix)) from reason
     return Bar(metric, job.recipe.bar.keep, score)
 
 
@@ -108,9 +104,11 @@ def make_controls(job: Job) -> list[Control]:
 
 def unlearn(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidence]) -> dict[str, Any]:
     """θ_u: what the method returns, under the controls during training."""
-    recipe = job.recipe
-    scene = Scene(bar_of(job, original), job.request["calibration"], recipe.seed)
-    hooks = [h for h in (c.attach(scene) for c in make_controls(job)) if h is not None]
+    recipe, bar = job.recipe, bar_of(job, original)
+    hooks = []
+    if bar is not None:
+        scene = Scene(bar, job.request["calibration"], recipe.seed)
+        hooks = [h for h in (c.attach(scene) for c in make_controls(job)) if h is not None]
     workspace = Workspace(
         job.train,
         folder / "training",
@@ -119,113 +117,104 @@ def unlearn(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
         recipe.reference,
         int(recipe.reference_budget * 2**30),
     )
-    before = shelf.load("original")
     method = make_method(recipe.method.name, **recipe.method.settings)
-    subject = method.unlearn(before, job.request, workspace)
+    subject = method.unlearn(shelf.load("original"), job.request, workspace)
     result = workspace.result
-    facts = {
-        **model_facts(subject, fingerprint(subject.model), workspace.facts),
-        "method": recipe.method.name,
-        "settings": asdict(method),  # type: ignore[call-overload]
-        "status": result.status if result else "finished",
-        "steps": result.steps if result else 0,
-        "notes": result.notes if result else [],
-    }
-    save_subject(
+    _keep(
         subject,
-        folder / "model",
-        info={"method": recipe.method.name, "status": "uncontrolled, not for shipping"},
+        folder,
+        {"method": method.name, "status": "uncontrolled, not for shipping"},
+        **workspace.facts,
+        method=method.name,
+        settings=asdict(method),  # type: ignore[call-overload]
+        status=result.status if result else "finished",
+        steps=result.steps if result else 0,
+        notes=result.notes if result else [],
     )
-    write_json(folder / "facts.json", facts)
-    shutil.rmtree(folder / "training" / "checkpoint", ignore_errors=True)
     tokens = result.tokens if result else 0
     trained = int(workspace.facts.get("trained_parameters", subject.num_parameters()))
     return {"tokens": tokens, "flops": (4 * subject.num_parameters() + 2 * trained) * tokens}
 
 
-def control(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidence]) -> dict[str, Any]:
+def control(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidence]) -> None:
     """θ(α*): the model that ships, and the α-curve that led to it."""
     bar = bar_of(job, original)
-    after = [c for c in make_controls(job) if c.when == "after"]
     live, unlearned = shelf.load("original"), shelf.load("unlearned")
-    marks = {"original": fingerprint(live.model), "unlearned": fingerprint(unlearned.model)}
-    probe = Probe(live, job.request["calibration"], bar.metric)
-    path = MixingPath(live, unlearned, folder / "work")
-    del unlearned
+    if bar is None:
+        made: dict[str, Any] = {"alpha": 1.0, "metric": None, "met": None}
+        subject = unlearned
+    else:
+        marks = {"original": fingerprint(live.model), "unlearned": fingerprint(unlearned.model)}
+        path = MixingPath(live, unlearned, folder / "work")
+        made = _calibrate(
+            job, path, Probe(live, job.request["calibration"], bar.metric), bar, original, marks
+        )
+        subject = path.at(made["alpha"])
+    write_json(folder / "control.json", made)
+    stated = (
+        f"{bar.metric.name}: keep {bar.keep:g} of the original's"
+        if bar
+        else "none: nothing to hold it against"
+    )
+    info = {"method": job.recipe.method.name, "alpha": made["alpha"], "bar": stated}
+    _keep(subject, folder, {**info, "base": shelf.places["original"]}, alpha=made["alpha"])
+    shutil.rmtree(folder / "work", ignore_errors=True)
+
+
+def _calibrate(
+    job: Job,
+    path: MixingPath,
+    probe: Probe,
+    bar: Bar,
+    original: Mapping[str, Evidence],
+    marks: Mapping[str, str],
+) -> dict[str, Any]:
+    """α* and how it was found, the curve of the bar's metric along α, and the sweep of τ."""
+    after = [c for c in make_controls(job) if c.when == "after"]
     uwc = next((c for c in after if isinstance(c, UWC)), None)
-    records: list[dict[str, Any]] = []
+    fixed = next((c for c in after if isinstance(c, ModelMixing)), None)
+    alpha, grid, records, sweep = fixed.alpha if fixed else 1.0, 8, [], []
     if uwc is not None:
         entities = original["calibration"].entities(bar.original.per_record)
-        calibration = uwc.calibrate(bar, lambda alpha: probe(path.at(alpha)), entities, seed=job.recipe.seed)
-        alpha = calibration.found[bar.keep].alpha
-        records, sweep = _records(calibration, bar), _sweep(calibration, bar)
-        grid = uwc.grid
-    else:
-        fixed = next((c for c in after if isinstance(c, ModelMixing)), None)
-        alpha, sweep, grid = fixed.alpha if fixed else 1.0, [], 8
+        found = uwc.calibrate(bar, lambda a: probe(path.at(a)), entities, seed=job.recipe.seed)
+        alpha, grid, sweep = found.found[bar.keep].alpha, uwc.grid, _sweep(found)
+        common = {
+            "calibration_fingerprint": fingerprint_records(job.request["calibration"]),
+            "original_fingerprint": marks["original"],
+            "unlearned_fingerprint": marks["unlearned"],
+            "dtype": job.recipe.dtype,
+        }
+        records = [{**_record(found, bar), **common}]
     curve, sweep = _curve(job, path, probe, bar, grid, sweep)
-    subject = path.at(alpha)
-    common = {
-        "calibration_fingerprint": fingerprint_records(job.request["calibration"]),
-        "original_fingerprint": marks["original"],
-        "unlearned_fingerprint": marks["unlearned"],
-        "dtype": job.recipe.dtype,
-    }
-    final = probe(subject)
-    write_json(
-        folder / "control.json",
-        {
-            "alpha": alpha,
-            "metric": bar.metric.name,
-            "keep": bar.keep,
-            "bar": bar.value,
-            "met": bar.met_by(final.value),
-            "records": [{**r, **common} for r in records],
-            "curve": curve,
-            "sweep": sweep,
-        },
-    )
-    info = {
-        "method": job.recipe.method.name,
-        "alpha": alpha,
-        "bar": f"{bar.metric.name} ≥ {bar.keep} of the original's",
-        "base": shelf.places["original"],
-    }
-    save_subject(subject, folder / "model", info=info)
-    write_json(
-        folder / "facts.json",
-        {"controlled": model_facts(subject, fingerprint(subject.model), {"alpha": alpha})},
-    )
-    shutil.rmtree(folder / "work", ignore_errors=True)
-    return {"passes": probe.passes}
+    met = bar.met_by(probe(path.at(alpha)).value)
+    about = {"alpha": alpha, "metric": bar.metric.name, "bar": bar.value, "met": met}
+    return {**about, "records": records, "curve": curve, "sweep": sweep}
 
 
-def _records(calibration: Calibration, bar: Bar) -> list[dict[str, Any]]:
+def _record(calibration: Calibration, bar: Bar) -> dict[str, Any]:
     found = calibration.found[bar.keep]
     value = calibration.scores[found.alpha].value if found.alpha in calibration.scores else None
-    return [
-        {
-            "control": "uwc",
-            "metric": bar.metric.name,
-            "better": bar.better,
-            "tau": bar.keep,
-            "original_value": bar.original.value,
-            "unlearned_value": calibration.scores[1.0].value,
-            "bar": bar.value,
-            "alpha": found.alpha,
-            "value": value,
-            "bracket": found.bracket,
-            "probes": [(a, s.value, s.n) for a, s in calibration.scores.items()],
-            "monotone": found.monotone,
-            "max_feasible_seen": found.max_feasible_seen,
-            "alpha_interval": calibration.interval,
-            "warnings": list(calibration.warnings),
-            "passes": calibration.passes,
-        }
-    ]
+    return {
+        "control": "uwc",
+        "metric": bar.metric.name,
+        "better": bar.better,
+        "tau": bar.keep,
+        "original_value": bar.original.value,
+        "unlearned_value": calibration.scores[1.0].value,
+        "bar": bar.value,
+        "alpha": found.alpha,
+        "value": value,
+        "bracket": found.bracket,
+        "probes": [(a, s.value, s.n) for a, s in calibration.scores.items()],
+        "monotone": found.monotone,
+        "max_feasible_seen": found.max_feasible_seen,
+        "alpha_interval": calibration.interval,
+        "warnings": list(calibration.warnings),
+        "passes": calibration.passes,
+    }
 
 
-def _sweep(calibration: Calibration, bar: Bar) -> list[dict[str, Any]]:
+def _sweep(calibration: Calibration) -> list[dict[str, Any]]:
     rows = []
     for tau, found in sorted(calibration.found.items()):
         value = calibration.scores[found.alpha].value if found.alpha in calibration.scores else None
@@ -263,29 +252,6 @@ def _curve(
             for s in scores
         ]
     return points, [{**row, **{s: at[row["alpha"]].get(s) for s in CURVE_SPLITS}} for row in sweep]
-
-
-def measure(folder: Path, job: Job, shelf: Shelf) -> dict[str, Any]:
-    """Evidence of what the method returned and of the model that ships, with KL to the original."""
-    original = shelf.load("original") if "original" in shelf.places else None
-    for name in ("unlearned", "controlled"):
-        if name in shelf.places:
-            label = "the unlearned model" if name == "unlearned" else "the controlled model"
-            take_evidence(
-                shelf.load(name),
-                splits_of(job),
-                folder / name,
-                plan=plan_of(job),
-                reference=original,
-                name=label,
-            )
-    return {}
-
-
-def measure_one(folder: Path, name: str, job: Job, shelf: Shelf) -> dict[str, Any]:
-    """Evidence of one model alone."""
-    take_evidence(shelf.load(name), splits_of(job), folder / name, plan=plan_of(job), name=f"the {name}")
-    return {}
 
 
 def load_json(path: Path) -> Any:

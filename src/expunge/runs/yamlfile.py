@@ -39,16 +39,16 @@ def read_recipe_file(path: Path) -> tuple[dict[str, Any], dict[tuple[str, ...], 
     try:
         node = yaml.compose(text, Loader=_Loader)
         data = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+        lines: dict[tuple[str, ...], int] = {}
+        problems: list[Problem] = []
+        _walk(node, (), lines, problems, str(path))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         what = getattr(error, "problem", None) or "bad YAML"
         raise ConfigError(Problem(where, f"is not valid YAML: {what}")) from error
     if not isinstance(data, dict):
         raise ConfigError(Problem(str(path), "is not a mapping of keys to values", "See: expunge init FILE"))
-    lines: dict[tuple[str, ...], int] = {}
-    problems: list[Problem] = []
-    _walk(node, (), lines, problems, str(path))
     if problems:
         raise ConfigError(problems)
     return data, lines
@@ -80,20 +80,35 @@ def parse_value(text: str) -> Any:
     """A `key=value` override's value, read as YAML; text that is no YAML stands for itself."""
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         return text
 
 
 def set_path(data: dict[str, Any], path: str, value: Any) -> None:
-    """Set `a.b.c`; a plain name at `method` becomes {name: …} when a setting of it is given."""
+    """Set `a.b.c`; `a.0.b` counts in a list, a plain name becomes {name: …} when a setting of it is given."""
     *parents, last = path.split(".")
-    here = data
+    here: Any = data
     for parent in parents:
-        inner = here.get(parent)
+        inner = here[_at(here, parent)] if _has(here, parent) else None
         if isinstance(inner, str):
             inner = {"name": inner}
-        elif not isinstance(inner, dict):
+        elif not isinstance(inner, dict | list):
             inner = {}
-        here[parent] = inner
+        here[_at(here, parent)] = inner
         here = inner
-    here[last] = value
+    here[_at(here, last)] = value
+
+
+def _has(here: dict[str, Any] | list[Any], key: str) -> bool:
+    return key in here if isinstance(here, dict) else True
+
+
+def _at(here: dict[str, Any] | list[Any], key: str) -> Any:
+    """The key, or the place in a list. Raises ConfigError where the list has no such place."""
+    if isinstance(here, dict):
+        return key
+    if key.isdigit() and int(key) < len(here):
+        return int(key)
+    raise ConfigError(
+        Problem(key, f"is no place in a list of {len(here)}", "Count from 0, or give the whole list")
+    )
