@@ -74,6 +74,11 @@ def test_readme_recipe_is_valid(tmp_path):
     assert expunge.load_recipe(tmp_path / "recipe.yaml").method.name in README
 
 
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_shipped_recipes_are_valid(recipe):
+    assert expunge.load_recipe(recipe).output == f"runs/{recipe.stem}"
+
+
 def test_readme_python_names_exist():
     (code,) = blocks(README, "python")
     compile(code, "README.md", "exec")
@@ -93,8 +98,8 @@ def test_readme_tree_is_the_tree():
     assert said == rooms
     modules = {p.name for p in (ROOT / "src" / "expunge").glob("*.py")} - {"__init__.py", "__main__.py"}
     assert set(re.findall(r"\w+\.py", tree)) == modules
-    for folder in re.findall(r"^(\w+)/ ", tree, re.M):
-        assert (ROOT / folder).is_dir(), folder
+    folders = {p.relative_to(ROOT).parts[0] for p in tracked() if p.parent != ROOT}
+    assert {"src", *re.findall(r"^(\w+)/ ", tree, re.M)} == {f for f in folders if not f.startswith(".")}
 
 
 def test_links_lead_somewhere():
@@ -103,10 +108,11 @@ def test_links_lead_somewhere():
             assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_every_decision_is_in_the_index():
-    index = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
-    for page in (ROOT / "docs" / "decisions").glob("*.md"):
-        assert f"(decisions/{page.name})" in index
+def test_every_page_is_in_the_index():
+    docs = ROOT / "docs"
+    index = (docs / "README.md").read_text(encoding="utf-8")
+    for page in {*docs.rglob("*.md")} - {docs / "README.md"}:
+        assert f"({page.relative_to(docs)})" in index
 
 
 def test_generated_pages_are_current():

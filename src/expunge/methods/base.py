@@ -1,8 +1,8 @@
 """The contract of a method, and its four kinds.
 
-*objective*: a loss in the one loop (most methods) · *loop*: brings its own step · *one-shot*: without the loop
-(task arithmetic, closed-form edits, retraining) · *wrapper*: the same weights, asked differently. A method is
-a frozen dataclass of its hyper-parameters in one file, with its card in the decorator:
+*objective*: a loss in the one loop (most methods) · *loop*: brings its own step · *one-shot*: without the
+loop (task arithmetic, closed-form edits, retraining) · *wrapper*: the same weights, asked differently. A
+method is a frozen dataclass of its hyper-parameters in one file, with its card in the decorator:
 
 family; erases (influence, capability, output); targets (kinds it suits); access (weights, logits, text);
 needs (what beyond forget); cost (forward and backward passes per step); scale (single, ddp, fsdp); source.
