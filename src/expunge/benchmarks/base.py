@@ -1,4 +1,4 @@
-"""The contract of a benchmark: splits, an original model, an oracle where it has one, and its paper's metrics."""
+"""The contract of a benchmark: splits, an original model, an oracle if it has one, its paper's metrics."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "expunge.benchmarks", "B
 class Prepared:
     """What a benchmark stands for in a recipe.
 
-    `metrics`: (metric name, split) pairs of the benchmark's paper, measured beside expunge's own. `train`: settings
-    that suit its models, under the user's own. `attack_lrs`: learning rates for the weight attacks. `cost`: what
-    making original and oracle took, {model: {wall, tokens, steps}}; the oracle's is the cost of retraining.
+    `metrics`: (metric name, split) pairs of the benchmark's paper, measured beside expunge's own. `train`:
+    settings that suit its models, under the user's own. `attack_lrs`: learning rates for the weight attacks.
+    `cost`: what making original and oracle took, {model: {wall, tokens, steps}}; the oracle's is the cost of
+    retraining. `facts`: extraction strength and probability reached, epochs, …
     """
 
     request: Request
@@ -32,7 +33,7 @@ class Prepared:
     train: Mapping[str, Any] = field(default_factory=dict)
     attack_lrs: Sequence[float] = ()
     cost: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    facts: Mapping[str, Any] = field(default_factory=dict)  # extraction strength and probability reached, epochs, …
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Benchmark(ABC):
@@ -52,4 +53,4 @@ class Benchmark(ABC):
 
     @abstractmethod
     def prepare(self, cache: Path) -> Prepared:
-        """Splits and models; trains what is missing and keeps it under `cache` by fingerprint of all it depends on."""
+        """Splits and models; what is missing is trained and kept under `cache` by its fingerprint."""
