@@ -141,7 +141,7 @@ class AuditFacts:
 
 def is_timed(row: AttackRow) -> bool:
     """What injects the answer brings it back in any model: only its speed against the oracle counts."""
-    return row.injects == "the answer" or row.attack == "relearn"
+    return row.injects == "the answer"
 
 
 def is_measured(row: AttackRow) -> bool:
