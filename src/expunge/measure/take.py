@@ -100,7 +100,9 @@ def take_evidence(
     return {split: result[split] for split in splits if split in result}
 
 
-def _score(subject: Subject, sheet: Sheet, reference: Subject | None, advance: Callable[[int], Any]) -> Evidence:
+def _score(
+    subject: Subject, sheet: Sheet, reference: Subject | None, advance: Callable[[int], Any]
+) -> Evidence:
     """Divergence to the reference is read on gold answers only: the other variants need no second model."""
     if reference is None:
         return score_sheet(subject, sheet, advance=advance)
