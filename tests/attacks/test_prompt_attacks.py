@@ -40,8 +40,9 @@ def shares(evidence) -> dict[str, float]:
 
 def test_worst_is_never_below_direct_and_never_below_a_form(half_taught):
     combined, *single = WorstCase().run(half_taught, Field(REQUEST))
-    assert combined.config == {"forms": [IDENTITY, REWORDED, "cloze"]}
-    assert [o.config["forms"] for o in single] == [[REWORDED], ["cloze"]]
+    assert combined.config == {"forms": "all"}
+    assert combined.details["forms"] == [IDENTITY, REWORDED, "cloze"]
+    assert [o.config["forms"] for o in single] == [REWORDED, "cloze"]
     worst = strongest(shares(combined.evidence["forget"]), combined.sources)
     direct = shares(score_sheet(half_taught, make_sheet(half_taught.encoder, REQUEST.forget, "forget")))
     assert worst.keys() == direct.keys()

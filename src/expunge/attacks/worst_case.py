@@ -57,8 +57,10 @@ class WorstCase(Attack):
             sheet = make_sheet(subject.encoder, [a.record for a in rows], split, field.variants)
             evidence[split] = score_sheet(subject, sheet)
         names = list(dict.fromkeys(a.form for a in asked["forget"]))
-        for chosen in (names, *([name] for name in names if name != IDENTITY)):
-            yield _outcome(asked, evidence, chosen)
+        yield _outcome(asked, evidence, "all", names)
+        for name in names:
+            if name != IDENTITY:
+                yield _outcome(asked, evidence, name, [name])
 
 
 def forms(records: Sequence[Record], hard: Sequence[Record]) -> list[Asked]:
@@ -73,12 +75,14 @@ def forms(records: Sequence[Record], hard: Sequence[Record]) -> list[Asked]:
     return asked + [Asked(r, r.form or "other", r.source_id) for r in hard if r.source_id in known]
 
 
-def _outcome(asked: dict[str, list[Asked]], evidence: dict[str, Evidence], chosen: Sequence[str]) -> Outcome:
+def _outcome(
+    asked: dict[str, list[Asked]], evidence: dict[str, Evidence], forms: str, chosen: Sequence[str]
+) -> Outcome:
     sources = {a.record.id: a.source for rows in asked.values() for a in rows if a.form in chosen}
     kept = {s: [row for row in e if row.record_id in sources] for s, e in evidence.items()}
     return Outcome(
-        {"forms": list(chosen)},
+        {"forms": forms},
         {split: Evidence(split, rows) for split, rows in kept.items() if rows},
         sources=sources,
-        details={"rows": {split: len(rows) for split, rows in kept.items()}},
+        details={"forms": list(chosen), "rows": {split: len(rows) for split, rows in kept.items()}},
     )

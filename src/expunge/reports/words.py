@@ -126,7 +126,7 @@ def direction(row: ScoreRow) -> tuple[str, str]:
     """Sign and words for the better direction of a row: ("↓", "lower is better")."""
     if row.better == "target":
         target = row.details.get("target")
-        return ("→", "best at a target") if target is None else (f"→ {target}", f"best at {target}")
+        return ("→", "best at a target") if target is None else (f"→ {target:.3f}", f"best at {target:.3f}")
     return ("↓", "lower is better") if row.better == "lower" else ("↑", "higher is better")
 
 
