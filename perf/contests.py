@@ -206,7 +206,7 @@ def generation(records: int, max_new_tokens: int = 96) -> Contest:
     by_answer = sorted(range(len(rows)), key=lambda i: rows[i].num_targets)
     return Contest(
         "generation on memorized records", 0.20,
-        f"{len(rows)} answers, textbook in batches of {2 * EVAL_BATCH}",
+        f"{len(rows)} answers, recited without a miss, textbook in batches of {2 * EVAL_BATCH}",
         {"textbook": plain(range(len(rows))), "grouped": plain(by_answer), "expunge": [expunge]},
         scoring,
     )  # fmt: skip
