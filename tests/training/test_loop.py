@@ -133,10 +133,11 @@ def test_half_written_checkpoint_and_log_line_do_not_count(tmp_path):
     (tmp_path / ".checkpoint.99.tmp").mkdir()
     (tmp_path / ".checkpoint.99.tmp" / "weights.safetensors").write_bytes(b"half")
     with (tmp_path / "log.jsonl").open("a") as file:
-        file.write('{"step": 5, "terms": {"forg')
+        file.write('{"step": 5, "terms": {}}\n{"step": 6, "terms": {"forg')  # logged, but not saved
     resumed, _ = unlearn(folder=tmp_path, controls=[StopAt(-1)])
-    assert fingerprint(resumed.model) == fingerprint(unlearn()[0].model)
-    assert [entry["step"] for entry in log_of(tmp_path)] == [1, 2, 3, 4, 5, 6]
+    straight, workspace = unlearn()
+    assert fingerprint(resumed.model) == fingerprint(straight.model)
+    assert log_of(tmp_path) == workspace.result.history
     assert not list(tmp_path.glob(".*.tmp"))
 
 
@@ -307,6 +308,16 @@ def test_bf16_computes_in_bfloat16_over_fp32_masters():
     assert exact != rough
     assert rough == pytest.approx(exact, rel=0.05)
     assert all(p.dtype == torch.float32 for p in result.model.parameters())
+
+
+def test_bf16_master_weights_are_warned_of_and_mostly_stand_still(capsys):
+    subject, workspace = tiny_subject(), Workspace(settings(lr=1e-5, weight_decay=0.0))
+    subject.model.to(torch.bfloat16)
+    make_method("npo").unlearn(subject, tiny_request(), workspace)
+    assert "small steps round away" in capsys.readouterr().err
+    assert workspace.facts["moved_fraction"] < 0.5
+    unlearn(lr=1e-5)
+    assert "round away" not in capsys.readouterr().err
 
 
 def test_clipping_bounds_the_step_and_only_what_is_trained_counts():

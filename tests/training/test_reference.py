@@ -7,7 +7,6 @@ from transformers import GPT2Config
 from expunge.data.batching import collate
 from expunge.methods import make_method
 from expunge.subjects import attach_lora
-from expunge.subjects.architecture import without_dropout
 from expunge.testing import tiny_request, tiny_subject
 from expunge.training import TrainSettings, Workspace
 from expunge.training.reference import Reference, reference_bytes, resolve_mode
@@ -31,11 +30,12 @@ def fetch_all(reference, rows, quantity):
 
 
 def disturbed(subject):
-    """Move every trained weight, as steps would."""
+    """Move every weight, or the adapter's where there is one, as steps would."""
+    generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
-        for parameter in subject.model.parameters():
-            if parameter.requires_grad:
-                parameter.add_(0.1)
+        for name, parameter in subject.model.named_parameters():
+            if not subject.adapter or "lora_" in name:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
 
 
 @pytest.mark.parametrize("quantity", sorted(READS))
@@ -126,11 +126,13 @@ def test_npo_ratio_is_exactly_one_at_step_0_with_a_dropout_model(mode):
 
 def test_kl_to_the_reference_is_zero_at_step_0_also_in_bfloat16():
     subject = tiny_subject()
-    without_dropout(subject.model)
+    with torch.no_grad():
+        for parameter in subject.model.parameters():
+            parameter.mul_(6 if parameter.dim() > 1 else 1)  # large logits, so that precision shows
     for bf16 in (False, True):
         for mode in ("cache", "live"):
             settings = TrainSettings(batch=8, lr=1e-4, bf16=bf16)
             task = UnlearnTask(make_method("ga_kl"), subject, tiny_request(), settings, reference=mode)
             with settings.autocast(subject.device):
                 rows = task.terms(task.micro_batches(0)[0])["retain"].rows
-            assert rows.abs().max() < 2e-5
+            assert rows.abs().max() < 1e-6

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from expunge.data.request import Request
 from expunge.errors import DataError, ExpungeError, Problem
+from expunge.progress import say
 from expunge.subjects import attach_lora, merge
 from expunge.subjects.architecture import without_dropout
 from expunge.subjects.subject import Subject
@@ -71,6 +72,9 @@ class Workspace:
             controls=self.controls, reference=self.reference, reference_budget=self.reference_budget,
         )  # fmt: skip
         before = {name: _sample(p) for name, p in trainable(work.model).items()}
+        if rough := {str(p.dtype) for p in trainable(work.model).values()} - {"torch.float32"}:
+            what = f"{' and '.join(sorted(rough))} weights are trained, small steps round away"
+            say(f"{method.name}: {what}. Set dtype: float32")
         loop = Loop(
             work, task, self.settings, folder=self.folder, controls=self.controls,
             name=f"unlearning ({method.name})", state=task.state, own_step=getattr(method, "step", None),
