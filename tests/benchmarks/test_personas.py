@@ -212,4 +212,7 @@ def test_training_stops_at_the_first_epoch_that_meets_the_goal(monkeypatch):
 
     assert next(step for step in range(1, 31) if control.after_step(step, None)) == 18
     assert [point["epoch"] for point in control.curve] == [2, 4, 6]
-    assert json.loads(json.dumps(control.state()[0]))["curve"] == control.curve
+    resumed = training.Memorized([], control.goal, steps_per_epoch=3)
+    resumed.load_state(json.loads(json.dumps(control.state()[0])), {})
+    assert resumed.curve == control.curve
+    assert resumed.seconds >= control.seconds - 0.1

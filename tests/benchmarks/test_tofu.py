@@ -31,9 +31,9 @@ def test_paper_metrics_exist():
 
 def test_bad_options_are_named_all_at_once():
     with pytest.raises(ConfigError) as caught:
-        Tofu.from_part("forget02", retain_rows=30, batch=0)
+        Tofu.from_part("forget02", retain_rows=30, batch=0, lr="1e-5")
     where = [p.where.removeprefix("benchmark.") for p in caught.value.problems]
-    assert where == ["part", "retain_rows", "batch"]
+    assert where == ["part", "retain_rows", "batch", "lr"]
     assert "forget01" in str(caught.value)
 
 

@@ -71,7 +71,7 @@ class Tofu(Benchmark):
     seed: int = 0
     lr: float | None = None
     batch: int = 16
-    epochs: int = 60
+    epochs: int = 30
 
     CODE_VERSION: ClassVar[int] = 1  # rises when the same options would give other models
 
@@ -87,9 +87,11 @@ class Tofu(Benchmark):
             if name == "retain_rows" and value is None:
                 continue
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                problems.append(
-                    Problem(f"benchmark.{name}", f"is {value!r}", f"Give a whole number from {least} up")
-                )
+                fix = f"Give a whole number from {least} up"
+                problems.append(Problem(f"benchmark.{name}", f"is {value!r}", fix))
+        lr = benchmark.lr
+        if lr is not None and not (isinstance(lr, (int, float)) and lr > 0):
+            problems.append(Problem("benchmark.lr", f"is {lr!r}", "Give a positive number, such as 1.0e-5"))
         if problems:
             raise ConfigError(problems)
         return benchmark
@@ -199,7 +201,13 @@ class Tofu(Benchmark):
         from expunge.training.settings import TrainSettings
 
         settings = TrainSettings(
-            epochs=self.epochs, lr=self._lr, batch=self.batch, seed=self.seed, weight_decay=0.0, log_every=10
+            epochs=self.epochs,
+            lr=self._lr,
+            batch=self.batch,
+            seed=self.seed,
+            weight_decay=0.0,
+            warmup=0.05,
+            log_every=10,
         )
         goal = Goal(strength=0.8, first=4)
         kept = tuple(r for name in ("retain", "calibration", "report") for r in request[name])

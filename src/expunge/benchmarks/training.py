@@ -158,8 +158,7 @@ def _train(folder: Path, make_jobs: Callable[[Path], Sequence[Job]], what: str) 
     found = {job.name: _made(work / job.name) for job in jobs}
     for job in jobs:
         if not found[job.name]["met"]:
-            last = found[job.name]["curve"][-1:] or "nothing measured"
-            say(f"warning: {what}: the {job.name} did not reach {job.goal} in its epochs ({last})")
+            say(f"warning: {what}: {job.name} missed its goal ({job.goal}), see curve in {folder}/facts.json")
     (work / "facts.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     for part in work.iterdir():
         if part.is_dir() and part.name not in found:
