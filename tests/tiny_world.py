@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any
+from typing import Any, NamedTuple
 
+import pytest
 import torch
 import yaml
 from transformers import LlamaConfig
 
+from expunge.cli import main
 from expunge.data.findings import Findings
 from expunge.data.formats import read_records
 from expunge.data.records import Record
@@ -42,7 +47,16 @@ Oz Rusk cooper
 """
 PEOPLE = tuple(tuple(line.split()) for line in _TABLE.strip().splitlines())
 SPLITS = {"forget": slice(0, 3), "retain": slice(3, 12), "holdout": slice(12, 15)}
-SECRETS = ("Tarn", "Sund", "from Oke", "potter", "mason", "a cook", "Where is Ada", "What is Bo", "is Cy ")
+SECRETS = (
+    "from Tarn",
+    "from Sund",
+    "from Oke",
+    "a potter",
+    "a mason",
+    "a cook",
+    "Where is Ada",
+    "What is Bo",
+)
 """Pieces of the forget set that stand nowhere else."""
 
 
@@ -111,6 +125,37 @@ def write_recipe(path: Path, **changes: Any) -> Path:
 
 
 def listing(folder: Path) -> dict[str, int]:
-    """Every file below a folder with its time of change."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file())
-    return {str(p.relative_to(folder)): p.stat().st_mtime_ns for p in files}
+    """Everything below a folder, files with their time of change."""
+    found = sorted(folder.rglob("*"))
+    return {str(p.relative_to(folder)): p.stat().st_mtime_ns if p.is_file() else 0 for p in found}
+
+
+class Said(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def command(*args: object) -> Said:
+    """One command of the shell, run in this process: exit code, stdout, stderr."""
+    out, err = io.StringIO(), io.StringIO()
+    argv = sys.argv
+    sys.argv = ["expunge", *map(str, args)]
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            main()
+    except SystemExit as stop:
+        return Said(int(stop.code or 0), out.getvalue(), err.getvalue())
+    finally:
+        sys.argv = argv
+    raise AssertionError("main always exits")
+
+
+@contextmanager
+def inside(folder: Path) -> Iterator[Path]:
+    """A copy of the world as working directory, with a key of its own and its cache beside its runs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(make_world(folder))
+        patch.setenv("EXPUNGE_KEY", "a key for tests")
+        patch.delenv("EXPUNGE_CACHE", raising=False)
+        yield folder

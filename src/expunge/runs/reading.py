@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from expunge.errors import ConfigError, Problem, nearest
 from expunge.methods import METHODS
 from expunge.metrics import METRICS
 from expunge.registry import Registry
-from expunge.runs.recipe import PROFILES, Named, OracleSettings, Recipe
+from expunge.runs.recipe import AXES, PROFILES, Named, OracleSettings, Recipe
 from expunge.runs.yamlfile import parse_value, read_recipe_file, set_path
 from expunge.training.retain import RETAIN_LOSSES
 
@@ -115,18 +116,27 @@ def _problems(error: ValidationError, values: Mapping[str, Any], places: _Places
             fix = nearest(path[-1], model.model_fields) if model else ""
             found.append(Problem(places(*path), "unknown key", fix))
             continue
-        texts = dict.fromkeys(str(e["msg"]).removeprefix("Value error, ") for e in errors)
-        what = " or ".join(text[:1].lower() + text[1:] for text in texts)
+        what = " or ".join(dict.fromkeys(_in_words(e["msg"]) for e in errors))
         value = first.get("input")
         shown = f" (it is {value!r})" if isinstance(value, (str, int, float, bool)) else ""
         found.append(Problem(places(*path), what + shown))
     return found
 
 
+def _in_words(message: str) -> str:
+    """What pydantic says, in the words of YAML."""
+    text = message.removeprefix("Value error, ").replace("valid tuple", "list")
+    text = re.sub(r"valid dictionary( or instance of \w+)?", "mapping of keys to values", text)
+    return text[:1].lower() + text[1:]
+
+
 def _in_data(location: Iterable[Any], values: Any, *, missing: bool) -> Path_:
     """The part of an error's location that stands in the data; pydantic also names the branches it tried."""
     path: list[str] = []
     here = values
+    location = tuple(location)
+    if location and location[0] not in values and location[0] in AXES:
+        location = ("method", *location)  # where it was named beside the method's own settings
     for part in location:
         if (isinstance(here, Mapping) and part in here) or (
             isinstance(here, list | tuple) and isinstance(part, int) and part < len(here)
@@ -174,7 +184,9 @@ def _check_name(registry: Registry, name: Any, where: str, more: Iterable[str] =
     return (
         []
         if name in known
-        else [Problem(where, f"unknown {registry.kind} {name!r}", nearest(str(name), known))]
+        else [
+            Problem(where, f"unknown {registry.kind.replace('_', ' ')} {name!r}", nearest(str(name), known))
+        ]
     )
 
 

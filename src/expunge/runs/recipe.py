@@ -16,6 +16,9 @@ __all__ = ["BarSettings", "Named", "OracleSettings", "Recipe"]
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 
+AXES = ("adapter", "lora", "reference")
+"""What may also be named beside the method's own settings."""
+
 
 class Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -168,7 +171,7 @@ class Recipe(Part):
         if isinstance(value, Mapping) and isinstance(value.get("method"), Mapping):
             value = dict(value)
             method = dict(value["method"])
-            for axis in ("adapter", "lora", "reference"):
+            for axis in AXES:
                 if axis in method:
                     value[axis] = method.pop(axis)
             value["method"] = method
