@@ -212,7 +212,7 @@ class Tofu(Benchmark):
         goal = Goal(strength=0.8, first=4)
         kept = tuple(r for name in ("retain", "calibration", "report") for r in request[name])
         records = {"original": (*request.forget, *kept), "oracle": kept}
-        watched = {"original": request.forget, "oracle": request.retain}
+        watched = {"original": request.forget, "oracle": (*request.retain, *request["report"])}
         measured = {name: request[name] for name in ("forget", "retain", "report", "holdout", "real_authors")}
         return {
             name: Job(name, str(self.model), records[name], settings, watched[name], goal, measured, "auto")
