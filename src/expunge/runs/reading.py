@@ -63,7 +63,7 @@ def make_recipe(
     problems += found
     if recipe is not None:
         problems += _check_names(recipe, places)
-        problems += _check_device(recipe, places)
+        problems += [*_check_device(recipe, places), *_check_bar(recipe, places)]
         if not found:
             problems += _check_sources(recipe, places)
     if problems or recipe is None:
@@ -214,6 +214,18 @@ def _check_device(recipe: Recipe, places: _Places) -> list[Problem]:
         what = f"{recipe.device!r} cannot be used here ({str(error).splitlines()[0][:80]})"
         return [Problem(places("device"), what, "Try auto or cpu")]
     return []
+
+
+def _check_bar(recipe: Recipe, places: _Places) -> list[Problem]:
+    """Only a metric with a better side on calibration can carry a bar."""
+    name = recipe.bar.metric
+    if name == "auto" or name not in METRICS.names():
+        return []
+    metric = METRICS.make(name)
+    if metric.applies("calibration") and metric.better("calibration") in ("higher", "lower"):
+        return []
+    what = f"{name} is neither higher nor lower for a better model"
+    return [Problem(places("bar", "metric"), what, "Try auto, extraction_strength or probability")]
 
 
 def _check_sources(recipe: Recipe, places: _Places) -> list[Problem]:
