@@ -92,12 +92,18 @@ def main() -> None:
     cards = {m: [one(m, seed, options.size) for seed in range(options.seeds)] for m in options.methods}
     cards = dict(sorted(cards.items(), key=lambda item: remaining(item[1])))
     minutes = (time.monotonic() - began) / 60
+    many = options.seeds > 1
+    seeds = (
+        f"mean ± standard deviation over {options.seeds} seeds"
+        if many
+        else "one seed (no deviation is known)"
+    )
     text = [
         "# The default method, chosen by measurement",
         "",
         f"All methods on `personas/{options.size}` with the benchmark's training settings and each method's",
         "own defaults, brought to the same bar (extraction strength on calibration, keep 0.95), compared.",
-        f"Extraction strength, mean ± standard deviation over {options.seeds} seeds; all start from the same",
+        f"Extraction strength, {seeds}; all start from the same",
         "models.",
         "",
         f"Made by `python perf/compare_methods.py --seeds {options.seeds} --size {options.size}` "
