@@ -203,7 +203,8 @@ def main() -> None:
         sys.exit(1)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's usage errors
-            typer.echo(f"error: {error.format_message()}", err=True)
+            if message := error.format_message():  # none where the help was shown instead
+                typer.echo(f"error: {message}", err=True)
             sys.exit(2)
         if os.environ.get("EXPUNGE_DEBUG"):
             raise

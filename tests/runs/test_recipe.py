@@ -116,6 +116,11 @@ def test_a_benchmark_has_a_part_behind_the_slash():
     assert (benchmark.name, benchmark.settings) == ("personas", {"part": "tiny"})
 
 
+@pytest.mark.parametrize("metric", ["auto", "extraction_strength", "perplexity", "rougeL_recall"])
+def test_a_metric_with_a_better_side_carries_a_bar(metric):
+    assert make_recipe({**BASE, "bar": {"metric": metric}}).bar.metric == metric
+
+
 def test_axes_beside_the_method_are_axes():
     recipe = make_recipe(
         {**BASE, "method": {"name": "npo", "adapter": "lora", "lora": {"rank": 4}, "reference": "live"}}
@@ -234,6 +239,7 @@ def test_a_recipe_survives_being_written_and_read(changes):
         ({"audit": {"foo": 1}}, ["audit: input should be 'quick'", "or input should be a list"]),
         ({"bar": {"metric": "probabilty"}}, ["bar.metric: unknown metric 'probabilty'"]),
         ({"device": "banana"}, ["device: 'banana' cannot be used here"]),
+        ({"bar": {"metric": "mia_loss"}}, ["bar.metric: mia_loss is neither higher nor lower"]),
         ({"columns": {"prompt": 3}}, ["columns.prompt: input should be a valid string"]),
         ({"lora": {"rank": 0}}, ["lora.rank: input should be greater than 0"]),
         ({"model": None}, ["model: is missing. Give a folder or hub id"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,7 +28,9 @@ def find_record(scorecard: Scorecard, record_id: str) -> RecordRow:
             Problem(f"record {record_id!r}", f"{len(found)} records begin so: {ids}", "Give more of the id")
         )
     known = [row.id for row in scorecard.records]
-    hint = nearest(record_id, known) if len(known) <= 20 else "The ids are in csv/records.csv"
+    close = difflib.get_close_matches(record_id, known, n=3)
+    hint = f"Did you mean {' or '.join(close)}? " if close else ""
+    hint = nearest(record_id, known) if len(known) <= 20 else f"{hint}The ids are in csv/records.csv"
     raise DataError(Problem(f"record {record_id!r}", "no such record in this run", hint))
 
 

@@ -18,8 +18,8 @@ TEMPLATE = """\
 # What to forget, in which model, how, under which bar. Check it with: expunge plan {output}
 # Run it with: expunge run {output}
 
-model: {model}                # folder or hub id of the model that must forget
-forget: {forget}              # {num_forget} records: the only data you must bring
+{model_line}
+{forget_line}
 {retain_line}
 {holdout_line}
 # utility: general.jsonl      # general abilities, far from the topic; measured only
@@ -28,10 +28,10 @@ oracle: none                  # none | a folder (a model that never saw the forg
 # kind: records | entity | topic | capability | document | attribute
 target: {{kind: {kind}, aim: erase_influence}}
 
-method: {method}              # see: expunge list methods
+{method_line}
 # adapter: lora               # full | lora: train small matrices beside the weights
 bar: {{metric: auto, keep: 0.95}}   # stated before training: this share of utility must remain
-{control}
+{control_line}
 audit: default                # quick | default | deep | a list, as in [rtt, benign]
 train: {{epochs: 5, lr: 1e-5, batch: {batch}, seed: 0}}   # tiny models (under 10 M) want lr about 1e-3
 attack_lrs: [1e-5, 5e-5, 2e-4]  # what an attacker would try; tiny models: [3e-4, 1e-3, 3e-3]
@@ -43,10 +43,9 @@ output: {run}
 
 RETAIN = "what must stay; calibration and report records are cut from it"
 HOLDOUT = "same kind, never seen by the model: without it no membership attack"
-CONTROL = "control: [uwc]                # after training, mix back toward the original until the bar holds"
-NO_CONTROL = (
-    "control: none                 # without retain records nothing can hold the bar; bring some: [uwc]"
-)
+METHOD = "see: expunge list methods"
+CONTROL = "after training, mix back toward the original until the bar holds"
+NO_CONTROL = "without retain records nothing can hold the bar; bring some, then: [uwc]"
 
 
 def write_recipe(
@@ -68,14 +67,13 @@ def write_recipe(
     documents = all(r.is_document for r in records)
     text = TEMPLATE.format(
         output=output,
-        model=_plain(model),
-        forget=_plain(file),
-        num_forget=len(records),
-        retain_line=_line("retain", retain, "keep.jsonl", RETAIN),
-        holdout_line=_line("holdout", holdout, "unseen.jsonl", HOLDOUT),
+        model_line=_line("model", _plain(model), "folder or hub id of the model that must forget"),
+        forget_line=_line("forget", _plain(file), f"{len(records)} records: the only data you must bring"),
+        retain_line=_given("retain", retain, "keep.jsonl", RETAIN),
+        holdout_line=_given("holdout", holdout, "unseen.jsonl", HOLDOUT),
         kind="document" if documents else "entity" if named else "records",
-        method="wga" if retain else "{name: npo, retain: none}",
-        control=CONTROL if retain else NO_CONTROL,
+        method_line=_line("method", "wga" if retain else "{name: npo, retain: none}", METHOD),
+        control_line=_line("control", "[uwc]", CONTROL) if retain else _line("control", "none", NO_CONTROL),
         batch=max(1, min(32, len(records))),
         run=_plain(f"runs/{Path(file).stem}"),
     )
@@ -83,9 +81,13 @@ def write_recipe(
     return output
 
 
-def _line(key: str, given: str | None, example: str, why: str) -> str:
-    line = f"{key}: {_plain(given)}" if given else f"# {key}: {example}"
-    return f"{line.ljust(29)} # {why}"
+def _line(key: str, value: str, why: str) -> str:
+    return f"{key}: {value}".ljust(29) + f" # {why}"
+
+
+def _given(key: str, value: str | None, example: str, why: str) -> str:
+    """The line of a file, commented out with an example where there is none."""
+    return _line(key, _plain(value), why) if value else _line(f"# {key}", example, why)
 
 
 def _plain(value: object) -> str:

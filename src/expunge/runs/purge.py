@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import ConfigError, Problem
+from expunge.reports.formatting import byte_size
 from expunge.runs.folder import cache_folder, kept_name, read_state, remove
 
 __all__ = ["purge"]
@@ -46,7 +47,7 @@ def _remove(paths: Iterable[Path]) -> Iterator[str]:
             size = sum(f.stat().st_size for f in files)
             remove(path)
             if size:
-                yield f"removed {path} ({size / 2**20:.1f} MiB)"
+                yield f"removed {path} ({byte_size(size)})"
 
 
 def _sharing(folder: Path, state: Mapping[str, Any]) -> list[str]:

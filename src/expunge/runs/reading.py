@@ -17,7 +17,7 @@ from expunge.controls import CONTROLS
 from expunge.data.request import SPLITS
 from expunge.errors import ConfigError, Problem, nearest
 from expunge.methods import METHODS
-from expunge.metrics import METRICS
+from expunge.metrics import METRICS, make_metric
 from expunge.registry import Registry
 from expunge.runs.recipe import AXES, PROFILES, Named, OracleSettings, Recipe
 from expunge.runs.yamlfile import parse_value, read_recipe_file, set_path
@@ -221,7 +221,7 @@ def _check_bar(recipe: Recipe, places: _Places) -> list[Problem]:
     name = recipe.bar.metric
     if name == "auto" or name not in METRICS.names():
         return []
-    metric = METRICS.make(name)
+    metric = make_metric(name)
     if metric.applies("calibration") and metric.better("calibration") in ("higher", "lower"):
         return []
     what = f"{name} is neither higher nor lower for a better model"

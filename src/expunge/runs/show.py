@@ -12,6 +12,7 @@ from expunge.errors import ConfigError, DataError, Problem
 from expunge.evidence import read_evidence
 from expunge.progress import say
 from expunge.reports import compare, find_record, print_record, print_summary, write_reports
+from expunge.reports.formatting import byte_size, duration
 from expunge.runs.pipeline import RunResult
 from expunge.runs.plan import Plan
 
@@ -147,10 +148,10 @@ def print_plan(made: Plan) -> None:
         f"attacks   {', '.join(made.attacks) or 'none'}",
     ]
     if made.memory:
-        parts = ", ".join(f"{name} {_bytes(size)}" for name, size in made.memory.items())
-        lines.append(f"memory    {_bytes(sum(made.memory.values()))} ({parts})")
+        parts = ", ".join(f"{name} {byte_size(size)}" for name, size in made.memory.items())
+        lines.append(f"memory    {byte_size(sum(made.memory.values()))} ({parts})")
     if made.seconds:
-        parts = ", ".join(f"{name} {_seconds(value)}" for name, value in made.seconds.items())
+        parts = ", ".join(f"{name} {_rough(value)}" for name, value in made.seconds.items())
         lines.append(f"time      {parts} (rough; attacks not counted)")
     for line in lines:
         out.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -169,21 +170,5 @@ def print_plan(made: Plan) -> None:
         say(f"warning: {text}")
 
 
-def _bytes(size: float) -> str:
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
-            return f"{size:.0f} {unit}" if unit in ("B", "KiB") else f"{size:.1f} {unit}"
-        size /= 1024
-    return ""
-
-
-def _seconds(value: float) -> str:
-    return (
-        "under 1 s"
-        if value < 1
-        else f"{value:.0f} s"
-        if value < 120
-        else f"{value / 60:.0f} min"
-        if value < 7200
-        else f"{value / 3600:.1f} h"
-    )
+def _rough(seconds: float) -> str:
+    return duration(seconds) if seconds >= 1 else "under 1 s"
