@@ -80,7 +80,11 @@ def test_values_are_those_of_a_plain_forward():
         )
 
 
-@pytest.mark.parametrize("reads", [{"sum_nll"}, {"token_logprobs"}, {"hidden"}, {"logits"}, READS], ids=str)
+@pytest.mark.parametrize(
+    "reads",
+    [{"sum_nll"}, {"token_logprobs"}, {"hidden"}, {"logits"}, READS],
+    ids=lambda reads: "+".join(sorted(reads)),
+)
 def test_estimated_bytes_are_the_bytes_taken(reads):
     subject = tiny_subject()
     rows = rows_of(subject)
