@@ -18,9 +18,9 @@ from expunge.data.request import Request
 from expunge.measure.generate import add_generations
 from expunge.measure.score import score_sheet
 from expunge.measure.sheet import make_sheet
-from expunge.methods.ascent import GradientDifference
-from expunge.methods.npo import NPO
-from expunge.methods.rmu import RMU
+from expunge.methods.likelihood.ascent import GradientDifference
+from expunge.methods.likelihood.npo import NPO
+from expunge.methods.representation.rmu import RMU
 from expunge.metrics import compute, make_metric
 from expunge.subjects.subject import Subject
 from expunge.training.loop import Loop

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from expunge.data.request import Request
-from expunge.methods.ascent import GradientDifference
-from expunge.methods.npo import NPO
+from expunge.methods.likelihood.ascent import GradientDifference
+from expunge.methods.likelihood.npo import NPO
 from expunge.training.loop import Loop
 from expunge.training.settings import TrainSettings
 from expunge.training.unlearn import UnlearnTask

@@ -126,8 +126,9 @@ class Registry(Generic[T]):
     def _found(self) -> dict[str, Card]:
         found: dict[str, Card] = {}
         folder = Path(__file__).parent.joinpath(*self.package.split(".")[1:])
-        for file in sorted(folder.glob("*.py")):
-            self._read(file, f"{self.package}.{file.stem}", found)
+        for file in sorted(folder.rglob("*.py")):
+            inner = ".".join(file.relative_to(folder).with_suffix("").parts)
+            self._read(file, f"{self.package}.{inner.removesuffix('.__init__')}", found)
         for entry in importlib.metadata.entry_points(group=f"expunge.{self.kind}s"):
             spec = importlib.util.find_spec(entry.module)
             if spec is not None and spec.origin:

@@ -10,9 +10,9 @@ from perf.world import make_reciter, make_records, make_subject
 
 from expunge.measure.score import score_sheet
 from expunge.measure.sheet import make_sheet
-from expunge.methods.ascent import GradientDifference
-from expunge.methods.npo import NPO
-from expunge.methods.rmu import RMU
+from expunge.methods.likelihood.ascent import GradientDifference
+from expunge.methods.likelihood.npo import NPO
+from expunge.methods.representation.rmu import RMU
 from perf import bench, memory, textbook
 
 small = partial(make_subject, 32, 64, 3, 2)

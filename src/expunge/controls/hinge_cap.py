@@ -62,7 +62,7 @@ class _HingeHooks(TrainingControl):
         self._active = self._rows = 0
 
     def check(self, method: Any, accumulate: int) -> None:
-        from expunge.methods.ascent import Ascent
+        from expunge.methods.likelihood.ascent import Ascent
 
         if not isinstance(method, Ascent):
             fix = "Use `cap` or `early_stop`"

@@ -23,7 +23,7 @@ class Ascent(Objective):
 
 @METHODS.register(
     "ga",
-    family="ascent",
+    family="likelihood",
     erases="influence",
     targets=["records", "entity", "document"],
     access="weights",
@@ -44,7 +44,7 @@ class GradientAscent(Ascent):
 
 @METHODS.register(
     "graddiff",
-    family="ascent",
+    family="likelihood",
     erases="influence",
     targets=["records", "entity", "document", "topic"],
     access="weights",
@@ -65,7 +65,7 @@ class GradientDifference(Ascent):
 
 @METHODS.register(
     "ga_kl",
-    family="ascent",
+    family="likelihood",
     erases="influence",
     targets=["records", "entity", "document", "topic"],
     access="weights",

@@ -13,7 +13,7 @@ from expunge.training.views import View
 
 @METHODS.register(
     "wga",
-    family="ascent",
+    family="likelihood",
     erases="influence",
     targets=["records", "entity", "document", "topic"],
     access="weights",

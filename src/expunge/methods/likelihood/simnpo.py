@@ -14,7 +14,7 @@ from expunge.training.views import View
 
 @METHODS.register(
     "simnpo",
-    family="preference",
+    family="likelihood",
     erases="influence",
     targets=["records", "entity", "document", "topic"],
     access="weights",

@@ -14,7 +14,7 @@ from expunge.training.views import View
 
 @METHODS.register(
     "dpo",
-    family="preference",
+    family="relabeling",
     erases="output",
     targets=["records", "entity", "topic"],
     access="weights",

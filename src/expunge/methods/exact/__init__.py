@@ -1,0 +1,1 @@
+"""Retraining, whole or by shards, and certified removal."""

@@ -1,0 +1,1 @@
+"""Losses on the likelihood of the forget answers."""

@@ -1,0 +1,1 @@
+"""Made to hold under relearning: noise and distillation, collapsed directions, adversaries."""

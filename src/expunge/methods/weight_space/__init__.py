@@ -1,0 +1,1 @@
+"""Without the loop: arithmetic, influence steps, closed-form edits."""
