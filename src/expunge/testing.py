@@ -206,8 +206,8 @@ def check_padding_and_order(method: Method) -> None:
         return
     task = _task(method, tiny_subject())
     micro = task.micro_batches(0)[0]
-    forget, retain = ([*p.indices] for p in (micro.parts[0], micro.parts[-1]))
-    retain = retain if task.with_retain else []
+    rows = {part.side: [*part.indices] for part in micro.parts}
+    forget, retain = rows["forget"], rows.get("retain", [])
     turned = task.micro(0, forget[::-1], retain[::-1], len(forget), len(retain))
     plain = _values(task, micro)
     for what, other in (("padding", _padded(micro, 50)), ("row order", turned)):

@@ -29,7 +29,7 @@ def gradient(function, *values):
 
 def view_of(logits, targets, lengths, **more):
     row = torch.repeat_interleave(torch.arange(len(lengths)), tensor(lengths))
-    return View(tensor(targets), row, tensor(lengths), logits, None, None, {}, EVERY, **more)
+    return View(tensor(targets), row, tensor(lengths), logits, {}, None, None, {}, EVERY, **more)
 
 
 def two_way(probabilities):

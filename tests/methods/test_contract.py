@@ -65,7 +65,7 @@ def test_loop_method_of_a_stranger_passes(methods):
         reads: ClassVar[tuple[str, ...]] = ("mean_nll",)
         rho: float = 0.05
 
-        def setup(self, subject, seed):
+        def setup(self, subject, request, seed):
             return {"radius": torch.tensor(self.rho)}
 
         def loss(self, forget, radius):
@@ -129,7 +129,7 @@ class Moody(Sound):
 class Amnesiac(Sound):
     """Counts its steps outside the checkpoint."""
 
-    def setup(self, subject, seed):
+    def setup(self, subject, request, seed):
         object.__setattr__(self, "_calls", 0)
         return {}
 

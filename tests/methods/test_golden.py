@@ -10,72 +10,31 @@ import torch
 from torch import tensor
 from torch.nn.functional import logsigmoid
 
+from expunge.data.request import Request
 from expunge.methods import make_method
 from expunge.training.retain import RETAIN_LOSSES
-from expunge.training.views import ReferenceView, View, sum_rows
+from expunge.training.views import sum_rows
+from golden_fixture import (
+    GOLD,
+    H_REF,
+    LENGTHS,
+    REFUSAL,
+    ROW,
+    Z_REF,
+    H,
+    Z,
+    close,
+    floats,
+    frozen,
+    leaf,
+    logp_of,
+    loss_and_gradient,
+    seq_mean,
+    states,
+    view,
+)
 
-Z = [[2, 0, -1, 0.5], [0, 3, 1, -1], [1, 1, 0, 0], [-1, 0, 2, 1], [0.5, -0.5, 0, 1.5]]
-Z_REF = [[3, 0, -1, 0], [0, 4, 0, -1], [2, 1, 0, 0], [-1, 0, 3, 0], [0, -1, 0, 3]]
-GOLD, REFUSAL = tensor([0, 1, 0, 2, 3]), tensor([3, 3, 3, 3, 0])
-ROW, LENGTHS = tensor([0, 0, 1, 1, 1]), tensor([2, 3])
-H, H_REF = [[1, 2, 2], [0, 3, 4]], [[1, 2, 0], [0, 3, 4]]
-
-
-@pytest.fixture(autouse=True)
-def _double(monkeypatch):
-    """Views compute in fp32; the golden numbers have six decimals, so here they compute in float64."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-
-
-def floats(values):
-    return torch.tensor(values, dtype=torch.float64)
-
-
-def logp_of(logits, targets):
-    return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
-
-
-EVERY = frozenset({"logits", "token_logprobs", "sum_nll", "mean_nll", "hidden"})
-
-
-def reference(logits, targets, row, lengths, hidden=None):
-    def fetch(quantity):
-        if quantity == "hidden":
-            return hidden
-        logp = logp_of(logits, targets)
-        sums = -sum_rows(logp, row, len(lengths))
-        return {"logits": logits, "token_logprobs": logp, "sum_nll": sums}[quantity]
-
-    return ReferenceView(fetch, row, lengths, EVERY, "forget")
-
-
-def view(logits, targets=GOLD, row=ROW, lengths=LENGTHS, ref=None, hidden=None, variants=None):
-    ref = ref or reference(floats(Z_REF), targets, row, lengths)
-    return View(targets, row, lengths, logits, hidden, ref, variants or {}, EVERY)
-
-
-def states(hidden, ref=None, lengths=(1, 1)):
-    """A view of hidden states at one layer."""
-    row = torch.repeat_interleave(torch.arange(len(lengths)), tensor(lengths))
-    ref = reference(None, None, row, tensor(lengths), None if ref is None else floats(ref))
-    return view(None, torch.zeros_like(row), row, tensor(lengths), ref, hidden)
-
-
-def leaf(values=Z):
-    return floats(values).requires_grad_()
-
-
-def loss_and_gradient(method, logits, **more):
-    loss = method.loss(view(logits, **more)).mean()
-    return loss.item(), torch.autograd.grad(loss, logits)[0]
-
-
-def seq_mean(values):
-    return (sum_rows(values, ROW, 2) / LENGTHS).mean()
-
-
-def close(value, expected, tolerance=5e-7):
-    assert value == pytest.approx(expected, abs=tolerance)
+REQUEST = Request({})
 
 
 # Values -----------------------------------------------------------------------------------------------
@@ -283,7 +242,7 @@ def test_simnpo_at_its_margin_is_two_over_beta_log_two():
 def test_simnpo_is_independent_of_length_at_equal_token_nll_and_npo_is_not():
     targets, row, lengths = tensor([0] * 7), tensor([0, 0, 1, 1, 1, 1, 1]), tensor([2, 5])
     same = floats([[1.0, 0, 0, 0]] * 7)
-    v = view(same, targets, row, lengths, reference(floats([[3.0, 0, 0, 0]] * 7), targets, row, lengths))
+    v = view(same, targets, row, lengths, frozen(floats([[3.0, 0, 0, 0]] * 7), targets, row, lengths))
     short, long = make_method("simnpo").loss(v).tolist()
     assert short == pytest.approx(long, abs=1e-12)
     short, long = make_method("npo").loss(v).tolist()
@@ -353,7 +312,7 @@ def test_kl_at_the_reference_is_zero_with_zero_gradient_and_positive_elsewhere()
 
 
 def test_kl_is_that_of_the_reference_to_the_model_not_reversed():
-    swapped = view(floats(Z_REF), ref=reference(floats(Z), GOLD, ROW, LENGTHS))
+    swapped = view(floats(Z_REF), ref=frozen(floats(Z), GOLD, ROW, LENGTHS))
     close(RETAIN_LOSSES.get("kl")().loss(swapped).mean().item(), 0.190646)
 
 
@@ -368,14 +327,14 @@ def test_rmu_is_zero_only_on_its_target_whose_norm_is_the_steering():
     from expunge.testing import tiny_subject
 
     method = make_method("rmu", steering=4.0)
-    direction = method.setup(tiny_subject(), seed=3)["direction"].double()
+    direction = method.setup(tiny_subject(), REQUEST, seed=3)["direction"].double()
     close((4.0 * direction).norm().item(), 4.0, 1e-6)
     assert (direction >= 0).all(), "drawn uniformly from [0, 1), not from a Gaussian"
     on_target = states((4.0 * direction).expand(2, -1))
     assert method.loss(on_target, direction=direction).abs().max() < 1e-12
-    again = method.setup(tiny_subject(), seed=3)["direction"].double()
+    again = method.setup(tiny_subject(), REQUEST, seed=3)["direction"].double()
     assert torch.equal(direction, again)
-    assert not torch.equal(direction, method.setup(tiny_subject(), seed=4)["direction"].double())
+    assert not torch.equal(direction, method.setup(tiny_subject(), REQUEST, seed=4)["direction"].double())
 
 
 def test_rmu_normalizes_per_row_whatever_the_lengths():
@@ -394,10 +353,10 @@ def test_rmu_layer_keeps_the_published_proportion():
     sizes = {"hidden_size": 8, "intermediate_size": 8, "num_attention_heads": 1, "num_key_value_heads": 1}
     deep = tiny_subject(config=LlamaConfig(num_hidden_layers=32, **sizes))
     method = make_method("rmu")
-    assert method.layer_of(deep) == 7
+    assert method.layers_of(deep) == (7,)
     assert method.selects(deep) == {f"model.layers.{i}.mlp.down_proj.weight" for i in (5, 6, 7)}
     with pytest.raises(ConfigError, match="31"):
-        make_method("rmu", layer=32).layer_of(deep)
+        make_method("rmu", layer=32).layers_of(deep)
 
 
 def test_hidden_mse_at_the_reference_is_zero_with_zero_gradient():

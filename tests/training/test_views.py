@@ -141,13 +141,13 @@ def test_hidden_states_are_those_of_the_layer_at_answer_positions():
     method = make_method("rmu", layer=0)
     task = UnlearnTask(method, subject, tiny_request(), SETTINGS)
     micro = task.micro_batches(0)[0]
-    view = task.views(micro)["gold"]
+    view = task.views(micro)["forget"]
     states = subject.model(
         micro.batch.input_ids, attention_mask=micro.batch.attention_mask, output_hidden_states=True
     )
-    count = len(view.hidden)
+    count = len(view.hidden(0))
     expected = states.hidden_states[1][micro.batch.row[:count], micro.batch.col[:count]]
-    torch.testing.assert_close(view.hidden, expected)
+    torch.testing.assert_close(view.hidden(0), expected)
 
 
 def test_representation_method_runs_no_block_beyond_its_layer_and_no_head():

@@ -11,6 +11,7 @@ needs (what beyond forget); cost (forward and backward passes per step); scale (
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -50,8 +51,13 @@ class Method(ABC):
 class Objective(Method):
     """min γ·E_forget[ℓ_f] + λ·E_retain[ℓ_r]: write `loss`, and name in `reads` what it reads.
 
-    `loss` returns one value per forget row, [B]; weighting, retain term, control, logging and the step happen
-    outside. `reads` holds `[variant.][reference.]quantity`, see expunge.training.views.
+    `loss` returns one value per forget row, [B], or several such terms by name; weighting, retain term,
+    control, logging and the step happen outside. `reads` holds `[variant.][reference.|teacher.]quantity`, see
+    expunge.training.views. A method may also have
+
+        layers_of(subject) -> tuple[int, ...]          blocks whose `hidden` it reads
+        retain_layers_of(subject) -> tuple[int, ...]   those the retain loss reads, where they are others
+        setup(subject, request, seed) -> {name: tensor}   passed to `loss`, kept in the checkpoint
     """
 
     kind: ClassVar[Kind] = "objective"
@@ -62,11 +68,19 @@ class Objective(Method):
     retain: str = "ce"  # a retain loss by name
 
     @abstractmethod
-    def loss(self, forget: View, *_: Any, **state: Any) -> Tensor:
-        """ℓ_f per forget row, [B]. `state`: what `setup` returned, where a method has one."""
+    def loss(self, forget: View, *_: Any, **state: Any) -> Tensor | Mapping[str, Tensor]:
+        """ℓ_f per forget row, [B], or several terms by name. `state`: what `setup` returned, if any."""
 
     def selects(self, subject: Subject) -> set[str] | None:
         """Names of the parameters that are trained; None: all of them."""
+        return None
+
+    def weights(self, progress: float) -> tuple[float, float]:
+        """(γ, λ) when this share of the steps is done, [0, 1)."""
+        return self.forget_weight, self.retain_weight
+
+    def teacher(self, subject: Subject, request: Request, workspace: Workspace) -> Subject | None:
+        """A second frozen model of the method's own, read as `teacher.quantity`."""
         return None
 
     def unlearn(self, subject: Subject, request: Request, workspace: Workspace) -> Subject:

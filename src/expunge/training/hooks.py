@@ -25,6 +25,9 @@ class TrainingControl:
     calibration: float | None = None
     """The last value measured on calibration, for the log."""
 
+    transform: Any = None
+    """A gradient transform this control brings along, see expunge.training.transforms."""
+
     def check(self, method: Any, accumulate: int) -> None:
         """Raise ConfigError when this control cannot bind this method."""
 
@@ -39,9 +42,19 @@ class TrainingControl:
         """The forget loss per row, [B]."""
         return rows
 
+    def weights(self, forget: float, retain: float) -> tuple[float, float]:
+        """γ and λ of the next step."""
+        return forget, retain
+
+    def observe(self, terms: dict[str, float]) -> None:
+        """The means of all terms over the optimizer step, before it is taken."""
+
     def skip_step(self, has_retain: bool) -> bool:
         """Whether this optimizer step is left out altogether, moments and schedule of lr included."""
         return False
+
+    def after_update(self, subject: Subject) -> None:
+        """Called right after the optimizer moved the weights; may move them back, as a ball does."""
 
     def after_step(self, step: int, subject: Subject) -> bool:
         """Called after optimizer step `step` (from 1); True stops the training."""

@@ -1,4 +1,4 @@
-"""The one training loop: gradients → clip → skip? → step → checks → controls → log → checkpoint.
+"""The one training loop: gradients → transforms → mask → clip → skip? → step → controls → log → checkpoint.
 
 Why not transformers.Trainer: docs/decisions/0001-training-loop.md.
 """
@@ -12,9 +12,10 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -28,7 +29,9 @@ from expunge.stats import seed_from
 from expunge.subjects.subject import Subject
 from expunge.training.checkpoint import load_checkpoint, save_checkpoint, trainable
 from expunge.training.hooks import TrainingControl
+from expunge.training.optimizers import make_optimizer
 from expunge.training.settings import TrainSettings
+from expunge.training.transforms import Gradients, GradientScene, Transform
 
 __all__ = ["FitResult", "Loop", "Task", "Term", "check_gradients"]
 
@@ -47,7 +50,8 @@ class Task(Protocol):
     num_steps: int
 
     def micro_batches(self, step: int) -> Sequence[Any]:
-        """The micro-batches of one optimizer step: a function of the step alone."""
+        """The micro-batches of one optimizer step: a function of the step alone. Tasks with two sides take
+        `side` (forget or retain) as a second argument; transforms need it."""
 
     def terms(self, micro: Any) -> dict[str, Term]:
         """The loss terms of one micro-batch, by name."""
@@ -82,15 +86,19 @@ class Loop:
         name: str = "training",
         state: dict[str, Tensor] | None = None,
         own_step: Callable[[Loop, int], dict[str, float]] | None = None,
+        transforms: Sequence[Transform] = (),
+        masks: Mapping[str, Tensor] | None = None,
     ):
+        """`masks`: parameter name → the elements that are trained, for those not trained whole."""
         self.subject, self.task, self.settings = subject, task, settings
         self.folder, self.controls, self.name = folder, controls, name
         self.state = {} if state is None else state  # of the method; checkpointed and put back
         self.own_step = own_step  # a loop method's, see methods.base.LoopMethod
-        self.parameters = list(trainable(subject.model).values())
-        self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay
-        )
+        named = trainable(subject.model)
+        self.parameters = list(named.values())
+        self.transforms = [*transforms, *(c.transform for c in controls if c.transform is not None)]
+        self._masked = [(named[n], m, named[n].detach()[~m].clone()) for n, m in (masks or {}).items()]
+        self.optimizer = make_optimizer(self.parameters, settings)
         self.scheduler = get_scheduler(
             settings.schedule,
             self.optimizer,
@@ -98,6 +106,7 @@ class Loop:
             num_training_steps=task.num_steps,
         )
         self.result = FitResult("finished", 0, 0, 0.0)
+        self._kept: dict[str, Tensor] = {}  # what the transforms keep between steps
         self._trackers: Any = None
 
     def run(self) -> FitResult:
@@ -151,8 +160,35 @@ class Loop:
 
     def gradients(self, step: int) -> dict[str, float]:
         """Put the step's gradient into `.grad`; the value of each term. A loop method may replace this."""
+        if not self.transforms:
+            return self._accumulate(self.task.micro_batches(step))
+        values: dict[str, float] = {}
+        gradient: Callable[[], Gradients] = partial(self._side, step, "forget", values)
+        scenes = [self._scene(i, step) for i in range(len(self.transforms))]
+        for transform, scene in reversed(list(zip(self.transforms, scenes, strict=True))):
+            gradient = partial(transform.around, gradient, scene)
+        forget, retain = gradient(), self._side(step, "retain", values)
+        for transform, scene in zip(self.transforms, scenes, strict=True):
+            forget = transform.rectify(forget, retain, scene)
+        for parameter, f, r in zip(self.parameters, forget, retain, strict=True):
+            parameter.grad = (f + r).to(parameter.dtype)
+        self._keep(scenes)
+        return values
+
+    def _side(self, step: int, side: str, values: dict[str, float]) -> Gradients:
+        """The gradient of one side's terms, weights included; `.grad` is left empty."""
+        found = self._accumulate(self.task.micro_batches(step, side))  # type: ignore[call-arg]
+        for name, value in found.items():
+            values.setdefault(name, value)  # a transform may ask again elsewhere
+        self._mask_gradients()
+        taken = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        for parameter in self.parameters:
+            parameter.grad = None
+        return taken
+
+    def _accumulate(self, micros: Sequence[Any]) -> dict[str, float]:
         values: dict[str, Tensor] = {}
-        for micro in self.task.micro_batches(step):
+        for micro in micros:
             with self.settings.autocast(self.subject.device):
                 terms = self.task.terms(micro)
             loss = sum(t.weight * t.rows.sum() / t.num_rows for t in terms.values())
@@ -165,22 +201,47 @@ class Loop:
             self.result.tokens += self.task.tokens(micro)
         return {name: float(v) for name, v in values.items()}
 
+    def _scene(self, number: int, step: int) -> GradientScene:
+        own = f"transform{number}."
+        state = {k.removeprefix(own): v for k, v in self._kept.items() if k.startswith(own)}
+        return GradientScene(self.parameters, step, self.settings.seed, state)
+
+    def _keep(self, scenes: Sequence[GradientScene]) -> None:
+        self._kept = {f"transform{i}.{k}": v for i, s in enumerate(scenes) for k, v in s.state.items()}
+
+    def _mask_gradients(self) -> None:
+        for parameter, mask, _ in self._masked:
+            if parameter.grad is not None:
+                parameter.grad.mul_(mask)
+
+    def _update(self) -> None:
+        """The optimizer's step; weights outside the masks come back bit for bit, decay and moments or not."""
+        self.optimizer.step()
+        with torch.no_grad():
+            for parameter, mask, outside in self._masked:
+                parameter[~mask] = outside
+        for control in self.controls:
+            control.after_update(self.subject)
+        self.scheduler.step()
+
     def _step(self, step: int) -> dict[str, Any] | None:
         """One optimizer step; None when it is not finite (then nothing was changed)."""
         torch.manual_seed(seed_from(self.settings.seed, "step", step) % 2**63)
         terms = self.own_step(self, step) if self.own_step else self.gradients(step)
+        self._mask_gradients()
         clip = self.settings.max_grad_norm or math.inf
         norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
         if not (math.isfinite(norm) and all(map(math.isfinite, terms.values()))):
             self.optimizer.zero_grad(set_to_none=True)
             return None
         lr = self.optimizer.param_groups[0]["lr"]
+        for control in self.controls:
+            control.observe(terms)
         skip = True in [control.skip_step("retain" in terms) for control in self.controls]
         if step == 0 and not skip and not any(control.active == 1 for control in self.controls):
             check_gradients(self.subject)
         if not skip:
-            self.optimizer.step()
-            self.scheduler.step()
+            self._update()
         self.optimizer.zero_grad(set_to_none=True)
         active = next((c.active for c in self.controls if c.active is not None), None)
         epoch = (step + 1) / max(1, getattr(self.task, "steps_per_epoch", self.task.num_steps))
@@ -254,6 +315,7 @@ class Loop:
         if self.folder is None:
             return
         controls, tensors = [], {f"method.{k}": v for k, v in self.state.items()}
+        tensors.update(self._kept)
         for i, control in enumerate(self.controls):
             plain, found = control.state()
             controls.append(plain)
@@ -277,6 +339,7 @@ class Loop:
         self.scheduler.load_state_dict({**state["scheduler"], "lr_lambdas": [None]})
         own = lambda prefix: {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}  # noqa: E731
         self.state.update(own("method."))
+        self._kept = {k: v for k, v in tensors.items() if k.startswith("transform")}
         for i, (control, plain) in enumerate(zip(self.controls, state["controls"], strict=True)):
             control.load_state(plain, own(f"control{i}."))
         self.result.steps, self.result.tokens = state["step"], state["tokens"]

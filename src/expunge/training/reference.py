@@ -1,8 +1,8 @@
 """Quantities of the reference θ_o: cached before training within a byte budget, or from a live frozen model.
 
-Cached per (part, row): S as one scalar, token log-probabilities [n], states at one layer [n, D], last hidden
-states [n, D] for exact distributions (the head is then kept as well, since training moves it). Taken in eval
-mode and in the precision of the training, before the first optimizer step.
+Cached per (part, row): S as one scalar, token log-probabilities [n], states after the layers read [n, D],
+last hidden states [n, D] for exact distributions (the head is then kept as well, since training moves it).
+Taken in eval mode and in the precision of the training, before the first optimizer step.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ def reference_bytes(
     rows: Mapping[str, Sequence[Encoded]],
     hidden_size: int,
     head_bytes: int,
+    layers: Mapping[str, Sequence[int]] | None = None,
 ) -> int:
     """Bytes a cache of these quantities takes, before any of it is computed."""
     total = 0
@@ -42,7 +43,8 @@ def reference_bytes(
         tokens = sum(r.num_targets for r in rows[part])
         total += 4 * tokens * ("token_logprobs" in quantities)
         total += 4 * len(rows[part]) * bool(quantities & {"sum_nll", "mean_nll"})
-        total += 4 * tokens * hidden_size * ("hidden" in quantities)
+        num_layers = len((layers or {}).get(part, (0,)))
+        total += 4 * tokens * hidden_size * num_layers * ("hidden" in quantities)
         total += 4 * tokens * hidden_size * ("logits" in quantities)
     return total + head_bytes * any("logits" in q for q in reads.values())
 
@@ -77,16 +79,19 @@ class Reference:
         rows: Mapping[str, Sequence[Encoded]],
         reads: Mapping[str, frozenset[str]],
         *,
-        layer: int | None = None,
+        layers: Mapping[str, Sequence[int]] | None = None,
         mode: Mode = "auto",
         budget: int = 2 * 2**30,
         bf16: bool = False,
+        frozen: bool = False,
     ):
+        """`layers`: blocks whose states are read, by part. `frozen`: nobody trains `subject`, no copy of it
+        is needed."""
         self.reads = {part: q for part, q in reads.items() if q}
-        self.layer, self.bf16 = layer, bf16
+        self.layers, self.bf16 = layers or {}, bf16
         self.rows = rows
         self.subject = subject
-        self._cache: dict[tuple[str, str], list[Tensor]] = {}
+        self._cache: dict[tuple[str, str | int], list[Tensor]] = {}
         self._head: _Head | None = None
         self._frozen: Subject | None = None
         if not self.reads:
@@ -95,7 +100,7 @@ class Reference:
         head = output_head(subject.model)
         head_bytes = sum(p.numel() * p.element_size() for p in head.parameters())
         hidden_size = subject.config.get_text_config().hidden_size
-        self.bytes = reference_bytes(self.reads, rows, hidden_size, head_bytes)
+        self.bytes = reference_bytes(self.reads, rows, hidden_size, head_bytes, self.layers)
         self.mode = resolve_mode(mode, adapter=subject.adapter, need=self.bytes, budget=budget)
         if self.mode == "adapter_off" and not subject.adapter:
             self.mode = "live"
@@ -105,14 +110,16 @@ class Reference:
         if self.mode == "cache":
             self._fill()
         elif self.mode == "live":
-            self._frozen = subject.clone()
+            self._frozen = subject if frozen else subject.clone()
 
-    def fetch(self, part: str, indices: Sequence[int], batch: Batch, quantity: str) -> Tensor:
+    def fetch(
+        self, part: str, indices: Sequence[int], batch: Batch, quantity: str, layer: int | None = None
+    ) -> Tensor:
         """The quantity for these rows of a part, in the packed shapes of the views."""
         device = batch.input_ids.device
         if self.mode != "cache":
-            return self._live(batch, quantity)
-        stored = "last" if quantity == "logits" else quantity
+            return self._live(batch, quantity if layer is None else layer)
+        stored: str | int = "last" if quantity == "logits" else quantity if layer is None else layer
         values = [self._cache[part, stored][i] for i in indices]
         joined = torch.stack(values) if quantity == "sum_nll" else torch.cat(values)
         joined = joined.to(device)
@@ -130,7 +137,12 @@ class Reference:
         with track("reference", total) as advance:
             for part, quantities in self.reads.items():
                 rows = self.rows[part]
-                names = {"last" if q == "logits" else "sum_nll" if q == "mean_nll" else q for q in quantities}
+                names: set[str | int] = {
+                    "last" if q == "logits" else "sum_nll" if q == "mean_nll" else q
+                    for q in quantities - {"hidden"}
+                }
+                if "hidden" in quantities:
+                    names.update(self.layers[part])
                 for name in names:
                     self._cache[part, name] = [torch.empty(0)] * len(rows)
                 for indices in token_batches([len(r.ids) for r in rows], batch_tokens(self.subject)):
@@ -143,7 +155,7 @@ class Reference:
                             self._cache[part, name][i] = piece.cpu().clone()
                     advance(len(indices))
 
-    def _live(self, batch: Batch, quantity: str) -> Tensor:
+    def _live(self, batch: Batch, quantity: str | int) -> Tensor:
         name = "last" if quantity == "logits" else quantity
         subject = self._frozen or self.subject
         off: Any = subject.model.disable_adapter() if self.mode == "adapter_off" else nullcontext()  # type: ignore[operator]
@@ -151,13 +163,14 @@ class Reference:
             values = self._compute(subject, batch, {name})[name]
             return _head_of(subject.model)(values).float() if quantity == "logits" else values
 
-    def _compute(self, subject: Subject, batch: Batch, names: set[str]) -> dict[str, Tensor]:
+    def _compute(self, subject: Subject, batch: Batch, names: set[str | int]) -> dict[str | int, Tensor]:
+        """By name: scores, last states, and states after a block under its number."""
         wants_scores = bool(names & {"sum_nll", "token_logprobs"})
-        layers = [self.layer] if "hidden" in names and self.layer is not None else []
+        layers = [name for name in names if isinstance(name, int)]
         precision = torch.autocast(subject.device.type, torch.bfloat16, enabled=self.bf16)
         with subject.evaluating() as model, precision:
             out = forward(model, batch, logits=wants_scores, last="last" in names, layers=layers)
-        result: dict[str, Tensor] = {}
+        result: dict[str | int, Tensor] = {}
         if wants_scores:
             assert out.logits is not None
             logits = out.logits.float()
@@ -167,8 +180,8 @@ class Reference:
         if "last" in names:
             assert out.last is not None
             result["last"] = out.last.float()
-        if layers:
-            result["hidden"] = out.hidden[layers[0]][batch.row, batch.col].float()
+        for layer in layers:
+            result[layer] = out.hidden[layer][batch.row, batch.col].float()
         return {name: result[name] for name in names}
 
 

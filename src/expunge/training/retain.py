@@ -48,12 +48,13 @@ class KLToReference:
 @RETAIN_LOSSES.register("hidden_mse")
 @dataclass(frozen=True)
 class HiddenMSE:
-    """(1/D)‖h − h_ref‖² at the method's layer, mean over each row's answer positions, then over rows."""
+    """(1/D)‖h − h_ref‖² at the method's layers: mean over them, over a row's answer positions, over rows."""
 
     reads: ClassVar[tuple[str, ...]] = ("hidden", "reference.hidden")
 
     def loss(self, retain: View) -> Tensor:
-        return retain.mean_rows((retain.hidden - retain.reference.hidden).square().mean(-1))
+        gaps = [retain.hidden(ell) - retain.reference.hidden(ell) for ell in retain.layers]
+        return retain.mean_rows(torch.stack([gap.square().mean(-1) for gap in gaps]).mean(0))
 
 
 @RETAIN_LOSSES.register("none")

@@ -14,7 +14,7 @@ __all__ = ["TrainSettings"]
 
 
 class TrainSettings(BaseModel):
-    """AdamW with a schedule. `batch` forget rows (and as many retain rows) make one optimizer step."""
+    """An optimizer with a schedule. `batch` forget rows (and as many retain rows) make one optimizer step."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -26,6 +26,7 @@ class TrainSettings(BaseModel):
         1, gt=0, description="micro-batches per optimizer step; changes memory, not the result"
     )
     seed: int = Field(0, ge=0)
+    optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = Field(0.01, ge=0)
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["constant", "linear", "cosine"] = "linear"

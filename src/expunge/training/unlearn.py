@@ -15,18 +15,18 @@ from expunge.data.batching import Batch, collate
 from expunge.data.encoding import Encoded
 from expunge.data.pairing import Schedule
 from expunge.data.records import Record
-from expunge.data.refusals import refusal_for
 from expunge.data.request import Request
 from expunge.errors import ConfigError, DataError, Problem
 from expunge.measure.forward import Forward, forward
 from expunge.progress import say
 from expunge.subjects.subject import Subject
+from expunge.training.answers import Ask, answer_for
 from expunge.training.hooks import TrainingControl
 from expunge.training.loop import Term
 from expunge.training.reference import Mode, Reference
 from expunge.training.retain import RETAIN_LOSSES
 from expunge.training.settings import TrainSettings
-from expunge.training.views import Reads, ReferenceView, View
+from expunge.training.views import FrozenView, Reads, View
 
 __all__ = ["Micro", "Part", "UnlearnTask"]
 
@@ -35,19 +35,26 @@ _SCORES = frozenset({"sum_nll", "mean_nll", "token_logprobs", "logits"})
 
 @dataclass(frozen=True)
 class Part:
-    """Rows of one kind in a micro-batch: a variant of the forget rows, or the retain rows."""
+    """Rows of one side in one variant: `forget` or `retain`, gold or another answer."""
 
-    name: str
+    side: str
+    variant: str
     indices: Sequence[int]
     rows: Sequence[Encoded]
+
+    @property
+    def name(self) -> str:
+        return _name(self.side, self.variant)
 
 
 @dataclass(frozen=True)
 class Micro:
+    """A micro-batch of step `step`, which has `num_forget` and `num_retain` rows in all."""
+
     parts: Sequence[Part]
     batch: Batch
-    epoch: int
-    num_forget: int  # rows of the whole step
+    step: int
+    num_forget: int
     num_retain: int
 
 
@@ -64,149 +71,223 @@ class UnlearnTask:
         controls: Sequence[TrainingControl] = (),
         reference: Mode = "auto",
         reference_budget: int = 2 * 2**30,
+        reference_subject: Subject | None = None,
+        teacher: Subject | None = None,
     ):
+        """`reference_subject`: θ_o where it is not the subject as it stands; `teacher`: the method's own."""
         self.method, self.subject, self.request, self.settings = method, subject, request, settings
         self.controls = controls
-        self.layer: int | None = method.layer_of(subject) if hasattr(method, "layer_of") else None
-        self.reads = Reads.parse(method.reads)
         self.retain_loss = RETAIN_LOSSES.get(method.retain)()
         self.with_retain = self._wants_retain()
-        forget = _answers(subject, request.forget)
-        if not forget:
+        self.reads = {"forget": Reads.parse(method.reads)}
+        self.sources = {"forget": _answers(subject, request.forget)}
+        if not self.sources["forget"]:
             raise DataError(
                 Problem("forget", "no record has an answer within the context", "Bring shorter ones")
             )
-        self.sources = [record for record, _ in forget]
-        self.rows = {v: self._encode(v) for v in self.reads.variants if v != "gold"}
-        self.rows["gold"] = [row for _, row in forget]
-        self.needs = dict(self.reads.model)  # by part: what of the model, what of the reference
-        self.from_reference = {v: self.reads.reference.get(v, frozenset()) for v in self.reads.variants}
-        lengths = [max(len(self.rows[v][i].ids) for v in self.needs) for i in range(len(forget))]
-        if self.with_retain:
-            retain_reads = Reads.parse(self.retain_loss.reads)
-            self.rows["retain"] = [row for _, row in _answers(subject, request.retain)]
-            self.needs["retain"] = retain_reads.model["gold"]
-            self.from_reference["retain"] = retain_reads.reference.get("gold", frozenset())
-        retain_lengths = [len(row.ids) for row in self.rows.get("retain", ())]
-        self.schedule = Schedule(lengths, retain_lengths, batch=settings.batch, seed=settings.seed)
+        if self.with_retain and self.retain_loss.reads:
+            self.reads["retain"] = Reads.parse(self.retain_loss.reads)
+            self.sources["retain"] = _answers(subject, request.retain)
+        if hasattr(self.retain_loss, "attach"):
+            self.retain_loss.attach(subject)
+        self.layers = self._layers()
+        self.rows: dict[str, list[Encoded]] = {}  # by part
+        self.needs: dict[str, frozenset[str]] = {}
+        frozen: dict[str, dict[str, frozenset[str]]] = {"reference": {}, "teacher": {}}
+        for side, reads in self.reads.items():
+            for variant in reads.variants:
+                name = _name(side, variant)
+                self.needs[name] = reads.model[variant]
+                frozen["reference"][name] = reads.reference.get(variant, frozenset())
+                frozen["teacher"][name] = reads.teacher.get(variant, frozenset())
+                self.rows[name] = [self._encode(side, variant, i) for i in range(len(self.sources[side]))]
+        self.schedule = Schedule(
+            self._lengths("forget"), self._lengths("retain"), batch=settings.batch, seed=settings.seed
+        )
         self.steps_per_epoch = self.schedule.steps_per_epoch
-        self.num_steps = settings.num_steps(len(forget))
+        self.num_steps = settings.num_steps(len(self.sources["forget"]))
         self.state: dict[str, Tensor] = {}  # of the method: passed to its loss, kept in the checkpoint
         if hasattr(method, "setup"):
-            self.state = method.setup(subject, settings.seed)
-        self.reference = Reference(
-            subject, self.rows, self.from_reference, layer=self.layer, mode=reference,
-            budget=reference_budget, bf16=settings.bf16,
-        )  # fmt: skip
+            self.state = method.setup(subject, request, settings.seed)
+        more: dict[str, Any] = {"budget": reference_budget, "bf16": settings.bf16}
+        more["layers"] = {part: self.layers[part.partition(".")[0]] for part in self.rows}
+        self.frozen = {
+            "reference": Reference(
+                reference_subject or subject, self.rows, frozen["reference"], mode=reference,
+                frozen=reference_subject is not None, **more,
+            ),
+            "teacher": Reference(
+                teacher or subject, self.rows, frozen["teacher"], mode="auto", frozen=True, **more
+            ),
+        }  # fmt: skip
+
+    @property
+    def reference(self) -> Reference:
+        return self.frozen["reference"]
 
     def _wants_retain(self) -> bool:
-        method, reads = self.method, self.retain_loss.reads
+        method = self.method
         if method.retain == "none" or method.retain_weight == 0:
             return False
-        if self.layer is None and any(read.endswith("hidden") for read in reads):
+        if any(read.endswith("hidden") for read in self.retain_loss.reads) and not hasattr(
+            method, "layers_of"
+        ):
             raise ConfigError(
                 Problem("method.retain", f"{method.retain} needs a layer, {method.name} has none")
             )
-        if not self.request.retain:
+        if not self.request.retain and self.retain_loss.reads:
             say(f"{method.name}: no retain set, so its retain term ({method.retain}) is left out")
-        return bool(self.request.retain)
+            return False
+        return True
+
+    def _layers(self) -> dict[str, tuple[int, ...]]:
+        """Blocks whose states each side reads."""
+        if not hasattr(self.method, "layers_of"):
+            return {"forget": (), "retain": ()}
+        forget = self.method.layers_of(self.subject)
+        own = getattr(self.method, "retain_layers_of", None)
+        return {"forget": forget, "retain": own(self.subject) if own else forget}
+
+    def _lengths(self, side: str) -> list[int]:
+        """The longest of each row's variants."""
+        names = [name for name in self.rows if name.partition(".")[0] == side]
+        return [max(len(self.rows[n][i].ids) for n in names) for i in range(len(self.sources.get(side, ())))]
 
     # Rows ---------------------------------------------------------------------------------------------
 
-    def _encode(self, variant: str, epoch: int = 0) -> list[Encoded]:
-        return [self._as_variant(record, variant, epoch) for record in self.sources]
-
-    def _as_variant(self, record: Record, variant: str, epoch: int) -> Encoded:
-        if variant == "refusal":
-            answer = refusal_for(record, self.request.refusals, self.settings.seed, epoch)
-        elif variant == "alternate" and record.alternates:
-            answer = record.alternates[epoch % len(record.alternates)]
-        else:
-            what = f"{self.method.name} needs the answer variant {variant!r}"
-            raise DataError(Problem(f"record {record.id}", what, "Add `alternates` to the forget records"))
+    def _encode(self, side: str, variant: str, index: int, epoch: int = 0) -> Encoded:
+        record, gold = self.sources[side][index]
+        if variant == "gold":
+            return gold
+        answer = answer_for(variant)(Ask(record, self.request, self.settings.seed, epoch))
         return self.subject.encoder.windows(record.answered(answer))[0]
 
-    def _row(self, variant: str, index: int, epoch: int) -> Encoded:
-        """Answers other than gold change with the epoch, unless their score under the reference is cached."""
-        if variant in ("gold", "retain") or self.from_reference[variant]:
-            return self.rows[variant][index]
-        return self._as_variant(self.sources[index], variant, epoch)
+    def _row(self, side: str, variant: str, index: int, epoch: int) -> Encoded:
+        """Answers other than gold change with the epoch, unless a frozen model's view of them is cached."""
+        name = _name(side, variant)
+        if variant == "gold" or any(f.reads.get(name) for f in self.frozen.values()):
+            return self.rows[name][index]
+        return self._encode(side, variant, index, epoch)
 
-    def micro_batches(self, step: int) -> list[Micro]:
-        epoch, forget, retain = self.schedule.step(step)
+    def micro_batches(self, step: int, side: str | None = None) -> list[Micro]:
+        """The micro-batches of a step; with `side`, only its forget or its retain rows."""
+        _, forget, retain = self.schedule.step(step)
         pieces = min(self.settings.accumulate, len(forget))
         pairs = zip(_split(forget, pieces), _split(retain, pieces), strict=True)
-        return [self.micro(epoch, f, r, len(forget), len(retain)) for f, r in pairs]
+        made = []
+        for f, r in pairs:
+            chosen = ([] if side == "retain" else f, [] if side == "forget" else r)
+            if any(map(len, chosen)):
+                made.append(self.micro(step, *chosen, len(forget), len(retain)))
+        return made
 
     def micro(
-        self, epoch: int, forget: list[int], retain: list[int], num_forget: int, num_retain: int
+        self, step: int, forget: Sequence[int], retain: Sequence[int], num_forget: int, num_retain: int
     ) -> Micro:
         """These forget and retain rows as one batch of a step with `num_forget` and `num_retain` rows."""
-        parts = [Part(v, forget, [self._row(v, i, epoch) for i in forget]) for v in self.reads.variants]
-        if retain:
-            parts.append(Part("retain", retain, [self.rows["retain"][i] for i in retain]))
+        epoch = step // self.steps_per_epoch
+        parts = []
+        for side, indices in (("forget", forget), ("retain", retain)):
+            if not len(indices) or side not in self.reads:
+                continue
+            for variant in self.reads[side].variants:
+                rows = [self._row(side, variant, i, epoch) for i in indices]
+                parts.append(Part(side, variant, indices, rows))
         batch = collate([row for part in parts for row in part.rows], self.subject.encoder.pad_id)
-        return Micro(parts, batch.to(self.subject.device), epoch, num_forget, num_retain)
+        return Micro(parts, batch.to(self.subject.device), step, num_forget, num_retain)
 
     def tokens(self, micro: Micro) -> int:
         return micro.batch.input_ids.numel()
 
     # Losses -------------------------------------------------------------------------------------------
 
+    def weights(self, step: int) -> tuple[float, float]:
+        """(γ, λ) of this step: the method's, then what the controls make of them."""
+        found: tuple[float, float] = self.method.weights(step / self.num_steps)
+        for control in self.controls:
+            found = control.weights(*found)
+        return found
+
     def terms(self, micro: Micro) -> dict[str, Term]:
         views = self.views(micro)
-        forget = _forget_view({v: views[v] for v in self.reads.variants})
-        for control in self.controls:
-            forget = control.forget_view(forget)
-        rows = self.method.loss(forget, **self.state)
-        for control in self.controls:
-            rows = control.forget_rows(rows, forget)
-        terms = {"forget": Term(rows, micro.num_forget, self.method.forget_weight)}
+        forget_weight, retain_weight = self.weights(micro.step)
+        terms = {}
+        if "forget" in views:
+            rows = self.forget_rows(views["forget"])
+            terms = {name: Term(values, micro.num_forget, forget_weight) for name, values in rows.items()}
         if "retain" in views:
             retain = self.retain_loss.loss(views["retain"])
-            terms["retain"] = Term(retain, micro.num_retain, self.method.retain_weight)
+            terms["retain"] = Term(retain, micro.num_retain, retain_weight)
+        elif self.with_retain and not self.retain_loss.reads:  # a penalty on the weights themselves
+            count = len(micro.parts[0].indices)
+            terms["retain"] = Term(self.retain_loss.loss(None).expand(count), micro.num_forget, retain_weight)
         return terms
 
+    def forget_rows(self, forget: View) -> dict[str, Tensor]:
+        """The method's forget terms, [B] each, under the controls."""
+        for control in self.controls:
+            forget = control.forget_view(forget)
+        found = self.method.loss(forget, **self.state)
+        if isinstance(found, Mapping):
+            return dict(found)
+        for control in self.controls:
+            found = control.forget_rows(found, forget)
+        return {"forget": found}
+
     def views(self, micro: Micro) -> dict[str, View]:
-        """One fused forward over all parts; each part's slice of it as a view."""
-        batch, names = micro.batch, [part.name for part in micro.parts]
-        starts = [0, *accumulate(len(part.rows) for part in micro.parts)]
+        """One fused forward over all parts; the view of each side, its variants in reach."""
+        batch, parts = micro.batch, micro.parts
+        starts = [0, *accumulate(len(part.rows) for part in parts)]
         ends = torch.cat([torch.zeros(1, dtype=torch.long), batch.num_tokens.cpu().cumsum(0)]).tolist()
         spans = [slice(ends[a], ends[b]) for a, b in pairwise(starts)]
-        scored = [bool(self.needs[name] & _SCORES) for name in names]
-        layers = (
-            [self.layer] if self.layer is not None and any("hidden" in self.needs[n] for n in names) else []
-        )
+        scored = [bool(self.needs[part.name] & _SCORES) for part in parts]
+        layers = {
+            layer for part in parts if "hidden" in self.needs[part.name] for layer in self.layers[part.side]
+        }
         positions = None
         if any(scored) and not all(scored):
             chosen = [
                 torch.arange(s.start, s.stop) for s, wanted in zip(spans, scored, strict=True) if wanted
             ]
             positions = torch.cat(chosen).to(batch.row.device)
-        out = forward(self.subject.model, batch, logits=any(scored), layers=layers, positions=positions)
+        out = forward(
+            self.subject.model, batch, logits=any(scored), layers=sorted(layers), positions=positions
+        )
         sizes = [s.stop - s.start for s, wanted in zip(spans, scored, strict=True) if wanted]
         logits = iter(out.logits.split(sizes) if out.logits is not None else ())
-        return {
-            part.name: self._view(part, batch, out, next(logits) if wanted else None, span, start)
-            for part, wanted, span, start in zip(micro.parts, scored, spans, starts, strict=False)
-        }
+        sides: dict[str, dict[str, View]] = {}
+        for part, wanted, span, start in zip(parts, scored, spans, starts, strict=False):
+            view = self._view(part, micro, out, next(logits) if wanted else None, span, start)
+            sides.setdefault(part.side, {})[part.variant] = view
+        return {side: _joined(variants) for side, variants in sides.items()}
 
     def _view(
-        self, part: Part, batch: Batch, out: Forward, logits: Tensor | None, span: slice, start: int
+        self, part: Part, micro: Micro, out: Forward, logits: Tensor | None, span: slice, start: int
     ) -> View:
-        where = {"retain": "retain", "gold": "forget"}.get(part.name, f"forget.{part.name}")
+        batch, needs = micro.batch, self.needs[part.name]
+        where = part.name.removesuffix(".gold")
         row, num_tokens = batch.row[span] - start, batch.num_tokens[start : start + len(part.rows)]
-        hidden = None
-        if self.layer is not None and "hidden" in self.needs[part.name]:
-            hidden = out.hidden[self.layer][batch.row[span], batch.col[span]]
+        hidden = {}
+        if "hidden" in needs:
+            at = batch.row[span], batch.col[span]
+            hidden = {layer: out.hidden[layer][at] for layer in self.layers[part.side]}
 
-        def fetch(quantity: str) -> Tensor:
-            own = collate(part.rows, self.subject.encoder.pad_id).to(batch.input_ids.device)
-            return self.reference.fetch(part.name, part.indices, own, quantity)
+        def frozen(model: str) -> FrozenView:
+            def fetch(quantity: str, layer: int | None = None) -> Tensor:
+                own = collate(part.rows, self.subject.encoder.pad_id).to(batch.input_ids.device)
+                return self.frozen[model].fetch(part.name, part.indices, own, quantity, layer)
 
-        reference = ReferenceView(fetch, row, num_tokens, self.from_reference[part.name], where)
-        needs = self.needs[part.name]
-        return View(batch.targets[span], row, num_tokens, logits, hidden, reference, {}, needs, where)
+            declared = self.frozen[model].reads.get(part.name, frozenset())
+            return FrozenView(fetch, row, num_tokens, declared, f"{where}.{model}")
+
+        return View(
+            batch.targets[span], row, num_tokens, logits, hidden, frozen("reference"), frozen("teacher"),
+            {}, needs, where, tuple(part.indices), micro.step / self.num_steps,
+        )  # fmt: skip
+
+
+def _name(side: str, variant: str) -> str:
+    return f"{side}.{variant}"
 
 
 def _answers(subject: Subject, records: Sequence[Record]) -> list[tuple[Record, Encoded]]:
@@ -218,8 +299,8 @@ def _split(indices: Sequence[int], pieces: int) -> list[list[int]]:
     return [part.tolist() for part in np.array_split(np.array(indices, dtype=int), pieces)]
 
 
-def _forget_view(variants: Mapping[str, View]) -> View:
-    """What the loss gets: the gold view with the other answers in reach, or those alone."""
+def _joined(variants: Mapping[str, View]) -> View:
+    """What a loss gets: the gold view with the other answers in reach, or those alone."""
     if "gold" in variants:
         return replace(variants["gold"], variants=variants)
     return next(iter(variants.values())).hidden_behind(variants)

@@ -11,16 +11,18 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 
 from expunge.data.request import Request
-from expunge.errors import DataError, ExpungeError, Problem
+from expunge.errors import ConfigError, DataError, ExpungeError, Problem
 from expunge.progress import say
 from expunge.subjects import attach_lora, merge
-from expunge.subjects.architecture import without_dropout
+from expunge.subjects.architecture import linear_targets, without_dropout
 from expunge.subjects.subject import Subject
 from expunge.training.checkpoint import trainable
 from expunge.training.hooks import TrainingControl
 from expunge.training.loop import FitResult, Loop
 from expunge.training.reference import Mode
+from expunge.training.selections import Selection, intersect
 from expunge.training.settings import TrainSettings
+from expunge.training.transforms import Transform
 from expunge.training.unlearn import UnlearnTask
 
 __all__ = ["LoraSettings", "Workspace"]
@@ -45,6 +47,9 @@ class Workspace:
     lora: LoraSettings | None = None
     reference: Mode = "auto"
     reference_budget: int = 2 * 2**30
+    reference_subject: Subject | None = None  # θ_o where it is not the subject given (continual requests)
+    transforms: Sequence[Transform] = ()
+    selections: Sequence[Selection] = ()
     result: FitResult | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -59,17 +64,11 @@ class Workspace:
             control.check(method, self.settings.accumulate)
         work = subject.clone()
         without_dropout(work.model)
-        names = method.selects(work)
-        if self.lora is not None:
-            rank, alpha, seed = self.lora.rank, self.lora.alpha, self.settings.seed
-            targets = None if names is None else sorted(name.removesuffix(".weight") for name in names)
-            work = attach_lora(work, rank=rank, alpha=alpha, seed=seed, targets=targets)
-        elif names is not None:
-            for name, parameter in work.model.named_parameters():
-                parameter.requires_grad_(name in names)
+        work, masks = self._select(method, work, request)
         task = UnlearnTask(
-            method, work, request, self.settings,
-            controls=self.controls, reference=self.reference, reference_budget=self.reference_budget,
+            method, work, request, self.settings, controls=self.controls, reference=self.reference,
+            reference_budget=self.reference_budget, reference_subject=self.reference_subject,
+            teacher=method.teacher(subject, request, self),
         )  # fmt: skip
         before = {name: _sample(p) for name, p in trainable(work.model).items()}
         if rough := {str(p.dtype) for p in trainable(work.model).values()} - {"torch.float32"}:
@@ -78,6 +77,7 @@ class Workspace:
         loop = Loop(
             work, task, self.settings, folder=self.folder, controls=self.controls,
             name=f"unlearning ({method.name})", state=task.state, own_step=getattr(method, "step", None),
+            transforms=self.transforms, masks=masks,
         )  # fmt: skip
         self.result = loop.run()
         self._check_moved(work, before)
@@ -86,6 +86,38 @@ class Workspace:
         for parameter in work.model.parameters():
             parameter.requires_grad_(True)
         return merge(work)
+
+    def _select(
+        self, method: Any, work: Subject, request: Request
+    ) -> tuple[Subject, dict[str, torch.Tensor]]:
+        """What is trained: the method's parameters within every selection, through a LoRA where asked for.
+
+        Returns the masks of tensors that are trained in part.
+        """
+        every = dict(work.model.named_parameters())
+        names = method.selects(work)
+        mask: dict[str, Any] = dict.fromkeys(every if names is None else names, True)
+        for selection in self.selections:
+            mask = intersect(mask, selection.select(work, request, list(mask), self.settings.seed))
+        parts = {name: m.to(work.device) for name, m in mask.items() if m is not True}
+        if not mask or (len(parts) == len(mask) and not any(bool(m.any()) for m in parts.values())):
+            raise ConfigError(Problem("selection", "nothing is left to train", "Select more"))
+        if self.lora is not None:
+            if parts:
+                what = "masks single weights, and a LoRA trains whole matrices"
+                raise ConfigError(Problem("selection", what, "Use adapter: full, or select tensors"))
+            whole = names is None and not self.selections
+            maps = tuple(linear_targets(work.model))
+            targets = (
+                None if whole else sorted(n for m in mask if (n := m.removesuffix(".weight")).endswith(maps))
+            )
+            if targets == []:
+                raise ConfigError(Problem("selection", "holds no linear map for a LoRA", "Select more"))
+            rank, alpha, seed = self.lora.rank, self.lora.alpha, self.settings.seed
+            return attach_lora(work, rank=rank, alpha=alpha, seed=seed, targets=targets), {}
+        for name, parameter in every.items():
+            parameter.requires_grad_(name in mask)
+        return work, parts
 
     def _check_moved(self, work: Subject, before: dict[str, torch.Tensor]) -> None:
         moved = total = 0

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from expunge.data.request import Request
 from expunge.errors import ConfigError, Problem
 from expunge.methods.base import METHODS, Objective, Positive, Weight
 from expunge.stats import seed_from
@@ -43,25 +44,26 @@ class RMU(Objective):
     layer: int | None = None
 
     def loss(self, forget: View, direction: Tensor) -> Tensor:
-        target = self.steering * direction.to(forget.hidden.device)
-        return forget.mean_rows((forget.hidden - target).square().mean(-1))
+        states = forget.hidden(forget.layers[0])
+        target = self.steering * direction.to(states.device)
+        return forget.mean_rows((states - target).square().mean(-1))
 
-    def setup(self, subject: Subject, seed: int) -> dict[str, Tensor]:
+    def setup(self, subject: Subject, request: Request, seed: int) -> dict[str, Tensor]:
         """û, [D]; kept in the checkpoint."""
         width = subject.config.get_text_config().hidden_size
         draw = torch.rand(width, generator=torch.Generator().manual_seed(seed_from(seed, "rmu")))
         return {"direction": draw / draw.norm()}
 
-    def layer_of(self, subject: Subject) -> int:
-        """Index of the block whose output is steered, from 0."""
+    def layers_of(self, subject: Subject) -> tuple[int]:
+        """The block whose output is steered, from 0."""
         count = len(blocks(subject.model))
         layer = round(7 / 32 * count) if self.layer is None else self.layer
         if not 0 <= layer < count:
             raise ConfigError(Problem("method.layer", f"{layer}, but the model has blocks 0..{count - 1}"))
-        return layer
+        return (layer,)
 
     def selects(self, subject: Subject) -> set[str]:
-        layer = self.layer_of(subject)
+        (layer,) = self.layers_of(subject)
         stack = blocks(subject.model)
         wanted = {id(p) for i in range(max(0, layer - 2), layer + 1) for p in stack[i].parameters()}
         return {
