@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from expunge.evidence import Evidence, Row, variant_kind
 from expunge.measure.sheet import Line, Sheet
 from expunge.subjects.subject import Subject, quiet
@@ -98,43 +96,19 @@ def greedy_continue(
         return min(max_new_tokens - len(answers[i]), context - len(prompts[i]) - len(answers[i]))
 
     todo = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(answers[i]))
-    with subject.evaluating() as model, quiet():
+    with quiet():
         for start in range(0, len(todo), batch_rows):
             part = todo[start : start + batch_rows]
             while part := [i for i in part if room(i) > 0]:
-                texts = [[*prompts[i], *answers[i]] for i in part]
+                asked, begun = [prompts[i] for i in part], [answers[i] for i in part]
+                longest = max(len(p) + len(a) for p, a in zip(asked, begun, strict=True))
                 # no row may run past the context; where that cuts short the others, they go on without it
-                length = min(max(map(room, part)), context - max(map(len, texts)))
-                for i, new in zip(part, _generate(model, texts, length, stop, pad_id), strict=True):
+                length = min(max(map(room, part)), context - longest)
+                found = subject.greedy(asked, begun, length, stop=stop, pad_id=pad_id)
+                for i, new in zip(part, found, strict=True):
                     new = new[: room(i)]
                     ends = [k for k, token in enumerate(new) if token in stop]
                     answers[i] += new[: ends[0] + 1] if ends else new
-
-
-def _generate(
-    model: Any, texts: Sequence[Sequence[int]], length: int, stop: Sequence[int], pad_id: int
-) -> list[list[int]]:
-    """At most `length` greedy tokens after each text, left-padded; what follows a stop id is meaningless."""
-    from transformers import GenerationConfig
-
-    width = max(map(len, texts))
-    ids = torch.tensor([[pad_id] * (width - len(t)) + list(t) for t in texts], device=model.device)
-    mask = torch.tensor([[0] * (width - len(t)) + [1] * len(t) for t in texts], device=model.device)
-    config = GenerationConfig(
-        max_new_tokens=length,
-        do_sample=False,
-        num_beams=1,
-        pad_token_id=pad_id,
-        eos_token_id=list(stop) or None,
-    )
-    # what the model's own generation config asks for (a repetition penalty, say) is not greedy decoding
-    own, model.generation_config = model.generation_config, config
-    try:
-        out = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-    finally:
-        model.generation_config = own
-    found: list[list[int]] = out[:, width:].tolist()
-    return found
 
 
 def greedy_text(

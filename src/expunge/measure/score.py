@@ -11,7 +11,6 @@ from torch import Tensor
 
 from expunge.data.batching import Batch, collate, token_batches
 from expunge.evidence import Evidence, Row
-from expunge.measure.forward import forward
 from expunge.measure.sheet import ANSWERS, Line, Sheet, text_sizes
 from expunge.subjects.subject import Subject
 
@@ -45,8 +44,7 @@ def token_scores(logits: Tensor, targets: Tensor, reference_logits: Tensor | Non
 
 def batch_tokens(subject: Subject) -> int:
     """Padded tokens per batch: the logits of one batch stay near 256 MiB."""
-    vocabulary = subject.config.get_text_config().vocab_size
-    return int(min(16_384, max(1_024, 2**26 // vocabulary)))
+    return int(min(16_384, max(1_024, 2**26 // subject.vocab_size)))
 
 
 def score_sheet(
@@ -70,7 +68,7 @@ def score_sheet(
         if advance:
             advance(len(part))
     rows, at = [], 0
-    vocabulary = subject.config.get_text_config().vocab_size
+    vocabulary = subject.vocab_size
     for line in sheet.lines:
         parts = found[at : at + len(line.windows)]
         at += len(line.windows)
@@ -80,14 +78,8 @@ def score_sheet(
 
 def _columns(batch: Batch, subject: Subject, reference: Subject | None) -> list[np.ndarray]:
     """Log-probabilities, hits, greedy ids, mean, deviation and, with a reference, divergence, each [A]."""
-    with subject.evaluating() as model:
-        logits = forward(model, batch).logits
-    other = None
-    if reference is not None:
-        with reference.evaluating() as frozen:
-            other = forward(frozen, batch).logits
-    assert logits is not None
-    scores = token_scores(logits, batch.targets, other)
+    other = reference.logits(batch) if reference is not None else None
+    scores = token_scores(subject.logits(batch), batch.targets, other)
     columns = [scores.logprobs, scores.greedy == batch.targets, scores.greedy, scores.mean, scores.std]
     if scores.kl is not None:
         columns.append(scores.kl)

@@ -17,7 +17,6 @@ from expunge.measure.score import score_sheet
 from expunge.measure.sheet import VARIANTS, Sheet, make_sheet
 from expunge.progress import track
 from expunge.subjects.subject import Subject
-from expunge.subjects.weights import fingerprint
 
 __all__ = ["CODE_VERSION", "EvidencePlan", "take_evidence"]
 
@@ -59,14 +58,13 @@ def take_evidence(
     The key holds weights, tokenizer, template, records, settings, dtype, device kind, attention kernel and
     code version, so evidence of another model can never come back.
     """
-    weights = fingerprint(subject.model)
     base = {
-        "weights": weights,
+        "weights": subject.fingerprint(),
         "encoder": subject.encoder.fingerprint(),
         "dtype": str(next(subject.model.parameters()).dtype).removeprefix("torch."),
         "device": subject.device.type,
         "attention": str(getattr(subject.config, "_attn_implementation", "")),
-        "reference": fingerprint(reference.model) if reference is not None else None,
+        "reference": reference.fingerprint() if reference is not None else None,
         "code": CODE_VERSION,
     }
     result: dict[str, Evidence] = {}

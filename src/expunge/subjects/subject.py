@@ -5,28 +5,37 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from expunge.data.batching import Batch
 from expunge.data.encoding import Encoder
 from expunge.errors import ModelError, Problem, Unsupported
+from expunge.subjects.decoding import greedy_ids
+from expunge.subjects.forward import forward
 
 __all__ = ["Subject", "load_encoder", "load_subject", "pick_device", "quiet"]
 
 WEIGHTS = frozenset({"generate", "logprobs", "hidden", "weights"})
+
+WRAPPER_FILE = "wrapper.json"
+MODEL_FILES = ("config.json", "adapter_config.json", WRAPPER_FILE)
+"""One of these makes a folder a model's."""
 
 
 @dataclass
 class Subject:
     """What can be asked. `can` ⊆ {generate, logprobs, hidden, weights}.
 
-    `source` is where it was loaded from; `info` what its maker wrote down about it (method, status, …).
+    `logits` and `greedy` are the two questions every measurement asks; a wrapped subject answers them in its
+    own way (expunge.subjects.wrapped), and `need` refuses whoever wants the weights behind it. `source` is
+    where it was loaded from; `info` what its maker wrote down about it (method, status, …).
     """
 
     model: nn.Module
@@ -45,6 +54,10 @@ class Subject:
         return self.model.config
 
     @property
+    def vocab_size(self) -> int:
+        return int(self.config.get_text_config().vocab_size)
+
+    @property
     def adapter(self) -> bool:
         """Whether the model carries peft adapters."""
         return hasattr(self.model, "peft_config")
@@ -55,6 +68,43 @@ class Subject:
         if lacking:
             needs, can = f"{what} needs {', '.join(lacking)}", f"It can: {', '.join(sorted(self.can))}"
             raise Unsupported(Problem(self.source or "this subject", needs, can))
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Teacher-forced logits at the batch's answer positions, [A, V], in eval mode without gradients."""
+        with self.evaluating() as model:
+            found = forward(model, batch).logits
+        assert found is not None
+        return found
+
+    def greedy(
+        self,
+        prompts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        length: int,
+        *,
+        stop: Sequence[int],
+        pad_id: int,
+    ) -> list[list[int]]:
+        """At most `length` greedy tokens after each prompt and answer begun; after a stop id: anything."""
+        texts = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+        with self.evaluating() as model:
+            return greedy_ids(model, texts, length, stop, pad_id)
+
+    def fingerprint(self) -> str:
+        """A hash of all that its answers depend on, the tokenizer apart: the weights."""
+        from expunge.subjects.weights import fingerprint
+
+        return fingerprint(self.model)
+
+    def unwrapped(self) -> Subject:
+        """What the holder of the weights has in hand: a plain subject is that itself."""
+        return self
+
+    def write(self, folder: Path) -> None:
+        """Model and tokenizer as files that `load_subject` reads; `save_subject` calls it safely."""
+        with quiet():
+            self.model.save_pretrained(folder)  # type: ignore[operator]
+            self.tokenizer.save_pretrained(folder)
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
@@ -118,6 +168,11 @@ def load_subject(
     import transformers
 
     where = check_source(source)
+    if (Path(where) / WRAPPER_FILE).is_file():
+        from expunge.subjects.wrapped import load_wrapped
+
+        settings = {"dtype": dtype, "device": device, "max_length": max_length, "attention": attention}
+        return load_wrapped(Path(where), trust_remote_code=trust_remote_code, **settings)
     options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
     with _loading(where):
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
@@ -137,7 +192,7 @@ def load_encoder(
     """Tokenizer and context of a model without its weights: enough to check a request."""
     import transformers
 
-    where = check_source(source)
+    where = plain_source(check_source(source))
     options = {"trust_remote_code": trust_remote_code}
     with _loading(where):
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, **options)
@@ -153,9 +208,16 @@ def check_source(source: str | Path) -> str:
         raise ModelError(
             Problem(where, "no such model folder", "Give a folder with config.json, or a hub id")
         )
-    if path.is_dir() and not any((path / n).is_file() for n in ("config.json", "adapter_config.json")):
+    if path.is_dir() and not any((path / name).is_file() for name in MODEL_FILES):
         raise ModelError(Problem(where, "holds no config.json", "Give the folder that save_pretrained wrote"))
     return str(path) if path.is_dir() else where
+
+
+def plain_source(source: str) -> str:
+    """The folder that holds the model itself: below a wrapped subject's, that of its base."""
+    while (Path(source) / WRAPPER_FILE).is_file():
+        source = str(Path(source) / "base")
+    return source
 
 
 def context_length(config: Any, tokenizer: Any) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from expunge.errors import ExpungeError, ModelError, Problem
 from expunge.subjects.adapters import lora_modules
-from expunge.subjects.subject import Subject, load_subject, quiet
+from expunge.subjects.subject import Subject, load_subject
 
 __all__ = [
     "WeightFile",
@@ -163,21 +163,19 @@ def moved_fraction(model: nn.Module, before: WeightFile) -> float:
 def save_subject(
     subject: Subject, folder: Path, *, info: dict[str, Any] | None = None, check: bool = True
 ) -> Path:
-    """Save model and tokenizer: to a temporary folder, reload, compare bit for bit, rename.
+    """Save a subject with all its parts: to a temporary folder, reload, compare bit for bit, rename.
 
     `info` is written beside the weights as `expunge.json`. Raises ExpungeError when what was reloaded differs
     or the disk is too small; whatever fails, the target is left as it was.
     """
     folder = Path(folder).absolute()
-    _check_room(subject.model, folder)
+    _check_room(subject, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        with quiet():
-            subject.model.save_pretrained(temporary)  # type: ignore[operator]
-            subject.tokenizer.save_pretrained(temporary)
-        mark = fingerprint(subject.model)
+        subject.write(temporary)
+        mark = subject.fingerprint()
         facts = json.dumps({**subject.info, **(info or {}), "fingerprint": mark}, indent=2, default=str)
         (temporary / "expunge.json").write_text(facts + "\n", encoding="utf-8")
         if check and not subject.adapter:
@@ -187,7 +185,7 @@ def save_subject(
                 raise ExpungeError(
                     f"{folder}: transformers reads the saved tokenizer as another; nothing was written"
                 )
-            if fingerprint(again.model) != mark:
+            if again.fingerprint() != mark:
                 raise ExpungeError(
                     f"{folder}: the saved model differs from the one in memory; nothing was written"
                 )
@@ -197,8 +195,8 @@ def save_subject(
     return folder
 
 
-def _check_room(model: nn.Module, folder: Path) -> None:
-    need = 1.1 * sum(t.numel() * t.element_size() for _, t in named_weights(model))
+def _check_room(subject: Subject, folder: Path) -> None:
+    need = 1.1 * next(subject.model.parameters()).element_size() * subject.num_parameters()
     free = shutil.disk_usage(next(p for p in folder.parents if p.exists())).free
     if free < need:
         sizes = f"{need / 2**20:.0f} MiB to write, {free / 2**20:.0f} MiB free"

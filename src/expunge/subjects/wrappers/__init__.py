@@ -1,0 +1,1 @@
+"""What stands between a model and whoever asks it; one wrapper, one file."""
