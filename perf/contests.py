@@ -122,7 +122,7 @@ def _textbook_steps(
     parameters = _select(subject, method)
     optimizer = torch.optim.AdamW(parameters, lr=LR, weight_decay=0.01)
     model, reference = subject.model.train(), frozen.model
-    forget, retain = task.rows["gold"], task.rows["retain"]
+    forget, retain = task.rows["forget.gold"], task.rows["retain.gold"]
 
     def loss(f: textbook.Padded, r: textbook.Padded) -> torch.Tensor:
         if isinstance(method, NPO):

@@ -1,7 +1,7 @@
 """The golden fixture: five answer positions over four tokens, two rows of two and three tokens, float64.
 
-A test module that imports `view` also imports the fixture `doubles`: views compute in fp32, and the golden
-numbers have six decimals.
+A test module that uses it says `pytestmark = pytest.mark.usefixtures("doubles")`: views compute in fp32, and
+the golden numbers have six decimals.
 """
 
 import pytest
@@ -15,12 +15,6 @@ Z_REF = [[3, 0, -1, 0], [0, 4, 0, -1], [2, 1, 0, 0], [-1, 0, 3, 0], [0, -1, 0, 3
 GOLD, REFUSAL = tensor([0, 1, 0, 2, 3]), tensor([3, 3, 3, 3, 0])
 ROW, LENGTHS = tensor([0, 0, 1, 1, 1]), tensor([2, 3])
 H, H_REF = [[1, 2, 2], [0, 3, 4]], [[1, 2, 0], [0, 3, 4]]
-
-
-@pytest.fixture(autouse=True)
-def doubles(monkeypatch):
-    """Views compute in fp32; the golden numbers have six decimals, so here they compute in float64."""
-    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 
 def floats(values):

@@ -34,6 +34,8 @@ from golden_fixture import (
     view,
 )
 
+pytestmark = pytest.mark.usefixtures("doubles")
+
 REQUEST = Request({})
 
 

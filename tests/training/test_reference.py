@@ -12,6 +12,7 @@ from expunge.training import TrainSettings, Workspace
 from expunge.training.reference import Reference, reference_bytes, resolve_mode
 from expunge.training.unlearn import UnlearnTask
 
+LAYERS = {"forget": [1], "retain": [1]}
 READS = frozenset({"sum_nll", "token_logprobs", "logits", "hidden"})
 
 
@@ -25,7 +26,8 @@ def fetch_all(reference, rows, quantity):
     for part in rows:
         for indices in ([0, 3, 1], [5]):
             batch = collate([rows[part][i] for i in indices], 0)
-            found.append(reference.fetch(part, indices, batch, quantity))
+            layer = 1 if quantity == "hidden" else None
+            found.append(reference.fetch(part, indices, batch, quantity, layer))
     return torch.cat(found)
 
 
@@ -47,7 +49,7 @@ def test_cached_live_and_adapter_off_agree_and_do_not_follow_the_training(quanti
         if mode == "adapter_off":
             subject = attach_lora(subject, rank=4)
         rows = rows_of(subject)
-        reference = Reference(subject, rows, wanted, layer=1, mode=mode)
+        reference = Reference(subject, rows, wanted, layers=LAYERS, mode=mode)
         assert reference.mode == mode
         before = fetch_all(reference, rows, quantity)
         disturbed(subject)
@@ -61,7 +63,7 @@ def test_cached_live_and_adapter_off_agree_and_do_not_follow_the_training(quanti
 def test_values_are_those_of_a_plain_forward():
     subject = tiny_subject()
     rows = rows_of(subject)
-    reference = Reference(subject, rows, {"forget": READS}, layer=0, mode="cache")
+    reference = Reference(subject, rows, {"forget": READS}, layers={"forget": [0]}, mode="cache")
     row = rows["forget"][2]
     out = subject.model(torch.tensor([row.ids]), output_hidden_states=True)
     where = slice(row.num_prompt - 1, len(row.ids) - 1)
@@ -76,7 +78,10 @@ def test_values_are_those_of_a_plain_forward():
     }
     for quantity, value in expected.items():
         torch.testing.assert_close(
-            reference.fetch("forget", [2], batch, quantity), value, rtol=1e-5, atol=1e-5
+            reference.fetch("forget", [2], batch, quantity, 0 if quantity == "hidden" else None),
+            value,
+            rtol=1e-5,
+            atol=1e-5,
         )
 
 
@@ -88,7 +93,7 @@ def test_values_are_those_of_a_plain_forward():
 def test_estimated_bytes_are_the_bytes_taken(reads):
     subject = tiny_subject()
     rows = rows_of(subject)
-    reference = Reference(subject, rows, dict.fromkeys(rows, frozenset(reads)), layer=0, mode="cache")
+    reference = Reference(subject, rows, dict.fromkeys(rows, frozenset(reads)), layers=LAYERS, mode="cache")
     taken = sum(t.numel() * t.element_size() for values in reference._cache.values() for t in values)
     if reference._head is not None:
         taken += sum(p.numel() * p.element_size() for p in reference._head.module.parameters())

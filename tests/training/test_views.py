@@ -40,13 +40,17 @@ def terms(method, subject=None, request=None, **settings):
     return task, task.terms(task.micro_batches(0)[0])
 
 
+def read(view, quantity):
+    return view.hidden(0) if quantity == "hidden" else getattr(view, quantity)
+
+
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_undeclared_read_is_an_error(quantity):
     declared = "mean_nll" if quantity != "mean_nll" else "sum_nll"
     with pytest.raises(UndeclaredRead, match=f"forget.{quantity}"):
-        terms(reader(declared, look=lambda forget: getattr(forget, quantity)))
+        terms(reader(declared, look=lambda forget: read(forget, quantity)))
     with pytest.raises(UndeclaredRead, match=f"forget.reference.{quantity}"):
-        terms(reader(declared, quantity, look=lambda forget: getattr(forget.reference, quantity)))
+        terms(reader(declared, quantity, look=lambda forget: read(forget.reference, quantity)))
 
 
 def test_undeclared_variant_is_an_error():
@@ -79,7 +83,7 @@ def test_views_agree_with_a_plain_forward_row_by_row():
             logp = subject.model(ids).logits[0].float().log_softmax(-1)
             positions = range(row.num_prompt, len(row.ids))
             nll = -sum(logp[p - 1, row.ids[p]] for p in positions)
-            expected = nll if part.name == "gold" else nll / len(positions)
+            expected = nll if part.side == "forget" else nll / len(positions)
             torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -171,7 +175,7 @@ def test_refusals_are_a_function_of_record_and_epoch():
     drawn = [i for i, r in enumerate(request.forget) if not r.refusal]
 
     def ids(epoch):
-        return {i: task._row("refusal", i, epoch).ids for i in range(len(request.forget))}
+        return {i: task._row("forget", "refusal", i, epoch).ids for i in range(len(request.forget))}
 
     first, again, later = ids(0), ids(0), [ids(e) for e in range(1, 4)]
     assert first == again
@@ -181,7 +185,7 @@ def test_refusals_are_a_function_of_record_and_epoch():
 
 def test_dpo_keeps_one_refusal_per_record_since_its_reference_is_cached():
     task = UnlearnTask(make_method("dpo"), tiny_subject(), tiny_request(), SETTINGS)
-    assert all(task._row("refusal", i, 0) == task._row("refusal", i, 5) for i in range(8))
+    assert all(task._row("forget", "refusal", i, 0) == task._row("forget", "refusal", i, 5) for i in range(8))
 
 
 def test_no_gold_answer_is_in_the_batch_of_idk():
@@ -207,7 +211,7 @@ def test_rows_without_an_answer_in_the_context_are_left_out():
     long = replace(request.forget[0], prompt="very " * 60)
     mixed = replace(request, splits={**request.splits, "forget": (long, *request.forget[1:])})
     task, found = terms(make_method("ga"), subject, mixed)
-    assert len(task.sources) == 7
+    assert len(task.sources["forget"]) == 7
     assert found["forget"].rows.isfinite().all()
     with pytest.raises(DataError, match="context"):
         terms(make_method("ga"), subject, replace(request, splits={"forget": (long,)}))
