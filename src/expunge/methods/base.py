@@ -11,7 +11,7 @@ needs (what beyond forget); cost (forward and backward passes per step); scale (
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from expunge.data.request import Request
     from expunge.subjects.subject import Subject
+    from expunge.training.hooks import TrainingControl
+    from expunge.training.settings import TrainSettings
     from expunge.training.views import View
     from expunge.training.workspace import Workspace
 
@@ -58,6 +60,7 @@ class Objective(Method):
         layers_of(subject) -> tuple[int, ...]          blocks whose `hidden` it reads
         retain_layers_of(subject) -> tuple[int, ...]   those the retain loss reads, where they are others
         setup(subject, request, seed) -> {name: tensor}   passed to `loss`, kept in the checkpoint
+        begin(subject, seed)                           last changes to the weights before the first step
     """
 
     kind: ClassVar[Kind] = "objective"
@@ -83,6 +86,14 @@ class Objective(Method):
         """A second frozen model of the method's own, read as `teacher.quantity`."""
         return None
 
+    def settings_for(self, settings: TrainSettings) -> TrainSettings:
+        """The training settings, where the method's own step asks for others."""
+        return settings
+
+    def hooks(self, request: Request) -> Sequence[TrainingControl]:
+        """Stop rules of the method's own, in force beside the run's controls."""
+        return ()
+
     def unlearn(self, subject: Subject, request: Request, workspace: Workspace) -> Subject:
         return workspace.train(self, subject, request)
 
@@ -100,7 +111,8 @@ class LoopMethod(Objective):
     def step(self, loop: Any, number: int) -> dict[str, float]:
         """Put the gradient of optimizer step `number` into `.grad` and return the terms' values.
 
-        `loop.gradients(number)` adds the plain gradient; `loop.task` and `loop.subject` are there to be used.
+        `loop.gradients(number)` adds the plain gradient, `loop.side(number, "forget")` returns that of one
+        side; `loop.task` and `loop.subject` are there to be used.
         """
 
 

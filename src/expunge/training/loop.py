@@ -36,6 +36,10 @@ from expunge.training.transforms import Gradients, GradientScene, Transform
 __all__ = ["FitResult", "Loop", "Task", "Term", "check_gradients"]
 
 
+Rows = Callable[[Any], Tensor]
+"""A view → one value per row, [B]."""
+
+
 class Term(NamedTuple):
     """One named loss term of a micro-batch: weight · Σ rows / num_rows."""
 
@@ -163,11 +167,11 @@ class Loop:
         if not self.transforms:
             return self._accumulate(self.task.micro_batches(step))
         values: dict[str, float] = {}
-        gradient: Callable[[], Gradients] = partial(self._side, step, "forget", values)
+        gradient: Callable[[], Gradients] = partial(self.side, step, "forget", values)
         scenes = [self._scene(i, step) for i in range(len(self.transforms))]
         for transform, scene in reversed(list(zip(self.transforms, scenes, strict=True))):
             gradient = partial(transform.around, gradient, scene)
-        forget, retain = gradient(), self._side(step, "retain", values)
+        forget, retain = gradient(), self.side(step, "retain", values)
         for transform, scene in zip(self.transforms, scenes, strict=True):
             forget = transform.rectify(forget, retain, scene)
         for parameter, f, r in zip(self.parameters, forget, retain, strict=True):
@@ -175,22 +179,29 @@ class Loop:
         self._keep(scenes)
         return values
 
-    def _side(self, step: int, side: str, values: dict[str, float]) -> Gradients:
-        """The gradient of one side's terms, weights included; `.grad` is left empty."""
-        found = self._accumulate(self.task.micro_batches(step, side))  # type: ignore[call-arg]
+    def side(
+        self, step: int, side: str, values: dict[str, float] | None = None, *, rows: Rows | None = None
+    ) -> Gradients:
+        """The gradient of one side's terms, weights included, at the weights as they stand.
+
+        Their values are added to `values`, first come first kept. `rows(view)`, [B], stands in the place of
+        the method's or the retain loss, with weight 1. `.grad` is left empty.
+        """
+        found = self._accumulate(self.task.micro_batches(step, side), rows)  # type: ignore[call-arg]
         for name, value in found.items():
-            values.setdefault(name, value)  # a transform may ask again elsewhere
+            if values is not None:
+                values.setdefault(name, value)
         self._mask_gradients()
         taken = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
         for parameter in self.parameters:
             parameter.grad = None
         return taken
 
-    def _accumulate(self, micros: Sequence[Any]) -> dict[str, float]:
+    def _accumulate(self, micros: Sequence[Any], rows: Rows | None = None) -> dict[str, float]:
         values: dict[str, Tensor] = {}
         for micro in micros:
             with self.settings.autocast(self.subject.device):
-                terms = self.task.terms(micro)
+                terms = self.task.terms(micro) if rows is None else self.task.terms(micro, rows)  # type: ignore[call-arg]
             loss = sum(t.weight * t.rows.sum() / t.num_rows for t in terms.values())
             if isinstance(loss, Tensor) and loss.requires_grad:
                 loss.backward()

@@ -22,7 +22,7 @@ from expunge.progress import say
 from expunge.subjects.subject import Subject
 from expunge.training.answers import Ask, answer_for
 from expunge.training.hooks import TrainingControl
-from expunge.training.loop import Term
+from expunge.training.loop import Rows, Term
 from expunge.training.reference import Mode, Reference
 from expunge.training.retain import RETAIN_LOSSES
 from expunge.training.settings import TrainSettings
@@ -208,13 +208,17 @@ class UnlearnTask:
             found = control.weights(*found)
         return found
 
-    def terms(self, micro: Micro) -> dict[str, Term]:
+    def terms(self, micro: Micro, rows: Rows | None = None) -> dict[str, Term]:
+        """The weighted terms of both sides; `rows` stands in the place of either loss, with weight 1."""
         views = self.views(micro)
+        if rows is not None:
+            counts = {"forget": micro.num_forget, "retain": micro.num_retain}
+            return {side: Term(rows(view), counts[side]) for side, view in views.items()}
         forget_weight, retain_weight = self.weights(micro.step)
         terms = {}
         if "forget" in views:
-            rows = self.forget_rows(views["forget"])
-            terms = {name: Term(values, micro.num_forget, forget_weight) for name, values in rows.items()}
+            found = self.forget_rows(views["forget"])
+            terms = {name: Term(values, micro.num_forget, forget_weight) for name, values in found.items()}
         if "retain" in views:
             retain = self.retain_loss.loss(views["retain"])
             terms["retain"] = Term(retain, micro.num_retain, retain_weight)

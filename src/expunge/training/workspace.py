@@ -60,22 +60,25 @@ class Workspace:
         """
         if not request.forget:
             raise DataError(Problem("forget", f"{method.name} needs forget records", "Bring a forget set"))
-        for control in self.controls:
-            control.check(method, self.settings.accumulate)
+        settings, controls = method.settings_for(self.settings), [*self.controls, *method.hooks(request)]
+        for control in controls:
+            control.check(method, settings.accumulate)
         work = subject.clone()
         without_dropout(work.model)
         work, masks = self._select(method, work, request)
         task = UnlearnTask(
-            method, work, request, self.settings, controls=self.controls, reference=self.reference,
+            method, work, request, settings, controls=controls, reference=self.reference,
             reference_budget=self.reference_budget, reference_subject=self.reference_subject,
             teacher=method.teacher(subject, request, self),
         )  # fmt: skip
+        if hasattr(method, "begin"):
+            method.begin(work, settings.seed)
         before = {name: _sample(p) for name, p in trainable(work.model).items()}
         if rough := {str(p.dtype) for p in trainable(work.model).values()} - {"torch.float32"}:
             what = f"{' and '.join(sorted(rough))} weights are trained, small steps round away"
             say(f"{method.name}: {what}. Set dtype: float32")
         loop = Loop(
-            work, task, self.settings, folder=self.folder, controls=self.controls,
+            work, task, settings, folder=self.folder, controls=controls,
             name=f"unlearning ({method.name})", state=task.state, own_step=getattr(method, "step", None),
             transforms=self.transforms, masks=masks,
         )  # fmt: skip
