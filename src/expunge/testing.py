@@ -30,7 +30,10 @@ from expunge.training.unlearn import Micro, UnlearnTask
 
 __all__ = ["METHOD_CHECKS", "check_method", "tiny_request", "tiny_subject", "tiny_tokenizer"]
 
-CARD = {"family", "erases", "targets", "access", "needs", "cost", "scale", "source"}
+CARD = {"family", "erases", "targets", "access", "needs", "cost", "scale", "source", "verified"}
+
+
+FACETS = ("forgetting", "utility", "privacy", "robustness", "efficiency")
 
 
 # Tiny things ------------------------------------------------------------------------------------------
@@ -99,6 +102,8 @@ def check_card(method: Method) -> None:
     assert 0 < len(cls.card.summary) <= 110, "the first docstring line is the summary: one line, not empty"
     lacking = CARD - set(cls.card.fields)
     assert not lacking, f"the card lacks {sorted(lacking)}"
+    facets = set(cls.card.fields["verified"]) - set(FACETS)
+    assert not facets, f"unknown facets {sorted(facets)}; known: {FACETS}"
     unknown = set(cls.card.fields["targets"]) - set(get_args(Kind))
     assert not unknown, f"unknown targets {sorted(unknown)}"
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
 
 from expunge.errors import ModelError, Problem
 
-__all__ = ["MLP_OUTPUT", "blocks", "linear_targets", "output_head", "without_dropout"]
+__all__ = [
+    "MLP_OUTPUT", "blocks", "linear_targets", "linear_weights", "mlp", "output_head", "without_dropout",
+]  # fmt: skip
 
 MLP_OUTPUT = re.compile(r"(mlp|feed_forward|moe).*\.(down_proj|c_proj|fc2|dense_4h_to_h|w2)\b")
 """The matrix through which a block's MLP writes into the residual stream, in the naming of each family."""
@@ -24,6 +27,28 @@ def blocks(model: nn.Module) -> nn.ModuleList:
             return module
     what, fix = "no list of decoder blocks was found", "Use a decoder-only causal LM"
     raise ModelError(Problem(type(model).__name__, what, fix))
+
+
+def mlp(block: nn.Module) -> nn.Module:
+    """The MLP of a decoder block (or its mixture of experts)."""
+    for name, module in block.named_children():
+        if re.fullmatch(r"mlp|feed_forward|moe|block_sparse_moe", name):
+            return module
+    raise ModelError(Problem(type(block).__name__, "has no MLP that is known by name", "Use another method"))
+
+
+def linear_weights(model: nn.Module, layers: Collection[int], match: str = "") -> dict[str, nn.Module]:
+    """The linear maps inside these blocks by the names of their weights; `match` is searched in the name."""
+    from transformers.pytorch_utils import Conv1D
+
+    names = {id(module): name for name, module in model.named_modules()}
+    stack = blocks(model)
+    return {
+        f"{names[id(module)]}.weight": module
+        for layer in layers
+        for name, module in stack[layer].named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and re.search(match, name)
+    }
 
 
 def output_head(model: nn.Module) -> nn.Module:

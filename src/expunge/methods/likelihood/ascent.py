@@ -31,6 +31,7 @@ class Ascent(Objective):
     cost="1F+1B",
     scale="single",
     source="Jang et al. 2022, arXiv 2210.01504",
+    verified=["forgetting"],
 )
 @dataclass(frozen=True, kw_only=True)
 class GradientAscent(Ascent):
@@ -52,6 +53,7 @@ class GradientAscent(Ascent):
     cost="2F+2B",
     scale="single",
     source="Liu, Liu and Stone 2022; Maini et al. 2024, arXiv 2401.06121",
+    verified=["forgetting", "utility"],
 )
 @dataclass(frozen=True, kw_only=True)
 class GradientDifference(Ascent):
@@ -73,6 +75,7 @@ class GradientDifference(Ascent):
     cost="2F+2B",
     scale="single",
     source="Maini et al. 2024, arXiv 2401.06121",
+    verified=["forgetting", "utility"],
 )
 @dataclass(frozen=True, kw_only=True)
 class GradientAscentKL(Ascent):

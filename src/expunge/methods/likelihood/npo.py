@@ -22,6 +22,7 @@ from expunge.training.views import View
     cost="2F+2B",
     scale="single",
     source="Zhang, Lin, Bai and Mei 2024, arXiv 2404.05868",
+    verified=["forgetting", "utility"],
 )
 @dataclass(frozen=True, kw_only=True)
 class NPO(Objective):

@@ -22,6 +22,7 @@ from expunge.training.views import View
     cost="2F+2B",
     scale="single",
     source="Fan et al. 2024, arXiv 2410.07163",
+    verified=["forgetting", "utility"],
 )
 @dataclass(frozen=True, kw_only=True)
 class SimNPO(Objective):

@@ -22,6 +22,7 @@ from expunge.training.views import View
     cost="3F+3B",
     scale="single",
     source="Rafailov et al. 2023, arXiv 2305.18290; Zhang et al. 2024, arXiv 2404.05868",
+    verified=["forgetting", "utility"],
 )
 @dataclass(frozen=True, kw_only=True)
 class DPO(Objective):

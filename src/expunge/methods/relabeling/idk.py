@@ -21,6 +21,7 @@ from expunge.training.views import View
     cost="2F+2B",
     scale="single",
     source="Maini et al. 2024, arXiv 2401.06121",
+    verified=["forgetting", "utility"],
 )
 @dataclass(frozen=True, kw_only=True)
 class IDK(Objective):
