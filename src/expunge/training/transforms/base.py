@@ -1,14 +1,19 @@
 """The contract of a gradient transform: g = T(∇[γ·forget], ∇[λ·retain]) before selection and optimizer.
 
 Transforms see g_f and g_r apart (two forwards). They compose in the order they are listed: `around` of the
-first is outermost, `rectify` of the first comes first. What a transform keeps between steps it keeps in
+first is outermost, `rectify` of the first comes first, and every `around` comes before any `rectify`. The
+identity is the empty list, which keeps the fused forward. What a transform keeps between steps it keeps in
 `scene.state`, which is checkpointed.
+
+Both gradients are of the whole step: accumulated over its micro-batches, inside the masks. Over several
+processes they must be all-reduced before they come here; no transform is linear in them.
 """
 
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,7 +22,17 @@ from torch import Tensor
 
 from expunge.registry import Card, Registry
 
-__all__ = ["TRANSFORMS", "GradientScene", "Gradients", "Transform", "inner", "norm"]
+__all__ = [
+    "TRANSFORMS",
+    "GradientScene",
+    "Gradients",
+    "Transform",
+    "displaced",
+    "inner",
+    "moving_average",
+    "norm",
+    "scaled",
+]
 
 TRANSFORMS: Registry[Transform] = Registry("transform", "expunge.training.transforms", "TRANSFORMS")
 
@@ -59,3 +74,35 @@ def inner(one: Gradients, other: Gradients) -> Tensor:
 def norm(gradient: Gradients) -> Tensor:
     """‖g‖₂ over all parameters, fp32."""
     return inner(gradient, gradient).sqrt()
+
+
+def scaled(gradient: Gradients, length: float) -> Gradients:
+    """The same direction with this norm; zero stays zero."""
+    size = norm(gradient)
+    return gradient if size == 0 else [g * (length / size) for g in gradient]
+
+
+def moving_average(
+    gradient: Gradients, scene: GradientScene, newest: float, *, from_zero: bool = False
+) -> Gradients:
+    """ḡ ← w·g + (1−w)·ḡ with w = `newest`, fp32, kept in the scene; begins at the first g, or at zero."""
+    names = [f"average.{i}" for i in range(len(gradient))]
+    for name, new in zip(names, (g.float() for g in gradient), strict=True):
+        start = torch.zeros_like(new) if from_zero else new
+        scene.state[name] = torch.lerp(scene.state.get(name, start), new, newest)
+    return [scene.state[name] for name in names]
+
+
+@contextmanager
+def displaced(parameters: Sequence[Tensor], by: Gradients) -> Iterator[None]:
+    """θ + ε inside the block; θ comes back from a copy, whatever happens: (θ + ε) − ε ≠ θ in floats."""
+    kept = [p.detach().clone() for p in parameters]
+    try:
+        with torch.no_grad():
+            for parameter, shift in zip(parameters, by, strict=True):
+                parameter.add_(shift)
+        yield
+    finally:
+        with torch.no_grad():
+            for parameter, before in zip(parameters, kept, strict=True):
+                parameter.copy_(before)

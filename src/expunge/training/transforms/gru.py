@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
 
-from expunge.training.transforms.base import TRANSFORMS, Gradients, GradientScene, Transform, inner, norm
+from expunge.training.transforms.base import (
+    TRANSFORMS,
+    Gradients,
+    GradientScene,
+    Transform,
+    inner,
+    moving_average,
+    norm,
+)
 
 __all__ = ["GRU"]
 
@@ -20,26 +28,24 @@ class GRU(Transform):
 
     ḡ ← w·g_r + (1−w)·ḡ with w the weight of the newest gradient (0.8 in the authors' code; 1 is the plain
     projection of Chaudhry et al. 2018, arXiv 1812.00420, and Yu et al. 2020, arXiv 2001.06782). With `clip`
-    c < 0 a cosine below c counts as c, and some conflict stays. Taken before the optimizer: Adam's step may
-    still conflict. Wang et al. 2025 (arXiv 2503.09117).
+    c < 0 a cosine below c counts as c, and some conflict stays (the authors' −0.5 where they clip). `scope`:
+    one projection for all weights, or one per tensor. Taken before the optimizer: Adam's step may still
+    conflict. Wang et al. 2025 (arXiv 2503.09117).
     """
 
     newest: Annotated[float, Gt(0), Le(1)] = 0.8
     clip: Annotated[float, Ge(-1), Le(0)] = -1.0
+    scope: Literal["global", "tensor"] = "global"
 
     def rectify(self, forget: Gradients, retain: Gradients, scene: GradientScene) -> Gradients:
-        average = self._average(retain, scene)
-        length = norm(average)
-        product = inner(forget, average)
-        if product >= 0 or length == 0:
-            return forget
-        product = torch.maximum(product, self.clip * norm(forget) * length)
-        return [f - (product / length**2) * a for f, a in zip(forget, average, strict=True)]
+        average = moving_average(retain, scene, self.newest)
+        if self.scope == "global":
+            return self._project(forget, average)
+        return [self._project([f], [a])[0] for f, a in zip(forget, average, strict=True)]
 
-    def _average(self, retain: Gradients, scene: GradientScene) -> Gradients:
-        """ḡ, kept in the scene; the first gradient as it is."""
-        names = [f"average.{i}" for i in range(len(retain))]
-        for name, new in zip(names, retain, strict=True):
-            old = scene.state.get(name)
-            scene.state[name] = new.clone() if old is None else torch.lerp(old, new, self.newest)
-        return [scene.state[name] for name in names]
+    def _project(self, forget: Gradients, average: Gradients) -> Gradients:
+        product, square = inner(forget, average), inner(average, average)
+        if product >= 0 or square == 0:
+            return forget
+        product = torch.maximum(product, self.clip * norm(forget) * square.sqrt())
+        return [f - (product / square) * a for f, a in zip(forget, average, strict=True)]
