@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-__all__ = ["Match", "near_duplicates", "normalized", "sketch"]
+__all__ = ["Match", "near_duplicates", "normalized", "sketch", "words"]
 
 MIN_WORDS = 6
 """Shorter answers ("in Tarn") are shared by unrelated records and say nothing."""
@@ -40,12 +40,21 @@ def normalized(text: str) -> str:
     return plain.rstrip(".!?。 ") or plain
 
 
+def words(text: str) -> list[str]:
+    """The words of a text, without differences of case and Unicode form.
+
+    >>> words("Ada Lund's café, 東京")
+    ['ada', 'lund', 's', 'café', '東', '京']
+    """
+    return _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
+
+
 def sketch(text: str) -> frozenset[int]:
     """The hashed word triples of a text, the `SKETCH` smallest; empty for a text too short to judge."""
-    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
-    if len(words) < MIN_WORDS:
+    found = words(text)
+    if len(found) < MIN_WORDS:
         return frozenset()
-    triples = {zlib.crc32(" ".join(words[i : i + 3]).encode()) for i in range(len(words) - 2)}
+    triples = {zlib.crc32(" ".join(found[i : i + 3]).encode()) for i in range(len(found) - 2)}
     return frozenset(sorted(triples)[:SKETCH])
 
 

@@ -10,13 +10,15 @@ needs (what beyond forget); cost (forward and backward passes per step); scale (
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
+from expunge.errors import DataError, Problem
 from expunge.registry import Card, Registry
 
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ __all__ = ["METHODS", "LoopMethod", "Method", "Objective", "OneShot", "Positive"
 
 METHODS: Registry[Method] = Registry("method", "expunge.methods", "METHODS")
 
+ACCESS = {"weights": "weights", "logits": "logprobs", "text": "generate"}
+"""Access a card asks for → what the subject must be able to do."""
+
 Kind = Literal["objective", "loop", "one_shot", "wrapper"]
 Positive = Annotated[float, Gt(0)]
 Weight = Annotated[float, Ge(0)]
@@ -45,8 +50,31 @@ class Method(ABC):
     card: ClassVar[Card]
     kind: ClassVar[Kind]
 
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Every `unlearn`, whoever writes it, first checks that there is something to forget, and access."""
+        super().__init_subclass__(**more)
+        if "unlearn" in cls.__dict__:
+            cls.unlearn = _checked(cls.unlearn)  # type: ignore[method-assign]
+
     @abstractmethod
     def unlearn(self, subject: Subject, request: Request, workspace: Workspace) -> Subject: ...
+
+    def check(self, subject: Subject, request: Request) -> None:
+        """Raise DataError without forget records, Unsupported where the card asks for more than `can`."""
+        if not request.forget:
+            raise DataError(Problem("forget", f"{self.name} needs forget records", "Bring a forget set"))
+        if hasattr(self, "card"):
+            subject.need(ACCESS[self.card.fields["access"]], what=f"the method {self.name}")
+
+
+def _checked(unlearn: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(unlearn)
+    def checked(self: Method, subject: Subject, request: Request, workspace: Workspace) -> Subject:
+        self.check(subject, request)
+        made: Subject = unlearn(self, subject, request, workspace)
+        return made
+
+    return checked
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +88,7 @@ class Objective(Method):
         layers_of(subject) -> tuple[int, ...]          blocks whose `hidden` it reads
         retain_layers_of(subject) -> tuple[int, ...]   those the retain loss reads, where they are others
         setup(subject, request, seed) -> {name: tensor}   passed to `loss`, kept in the checkpoint
+        within(task, micro)                            a context its loss is computed in
         begin(subject, seed)                           last changes to the weights before the first step
     """
 
@@ -106,6 +135,7 @@ class LoopMethod(Objective):
     """
 
     kind: ClassVar[Kind] = "loop"
+    transformable: ClassVar[bool] = False  # whether `step` goes through `loop.gradients`, transforms and all
 
     @abstractmethod
     def step(self, loop: Any, number: int) -> dict[str, float]:

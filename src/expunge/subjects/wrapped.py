@@ -26,7 +26,9 @@ from expunge.registry import Card, Registry
 from expunge.subjects.decoding import greedy_ids
 from expunge.subjects.subject import WRAPPER_FILE, Subject, load_subject
 
-__all__ = ["WRAPPERS", "Blended", "NoRule", "Wrapped", "load_wrapped", "prompts_of"]
+__all__ = [
+    "WRAPPERS", "Blended", "NoRule", "Reprompted", "Wrapped", "answers_of", "load_wrapped", "prompts_of",
+]  # fmt: skip
 
 WRAPPERS: Registry[Wrapped] = Registry("wrapper", "expunge.subjects.wrappers", "WRAPPERS")
 
@@ -81,9 +83,8 @@ class Wrapped(Subject):
         found: list[list[int]] = [[] for _ in prompts]
         for _ in range(length):
             texts = [(*p, *a, *new) for p, a, new in zip(prompts, answers, found, strict=True)]
-            rows = [
-                Encoded((*t, pad_id), len(p), False) for t, p in zip(texts, prompts, strict=True)
-            ]  # the last id is what is asked for
+            # the id at the end stands for what is asked
+            rows = [Encoded((*t, pad_id), len(p), False) for t, p in zip(texts, prompts, strict=True)]
             batch = collate(rows, pad_id).to(self.device)
             ends = batch.num_tokens.cumsum(0) - 1
             for new, token in zip(found, self.wrapped_logits(batch)[ends].argmax(-1).tolist(), strict=True):
@@ -106,7 +107,9 @@ class Wrapped(Subject):
 
     def at(self, strength: float) -> Wrapped:
         """The same weights, parts and rule at another strength."""
-        return type(self)(self.base, self.rule, self.parts, strength, self.info)
+        made = type(self)(self.base, self.rule, self.parts, strength, self.info)
+        made.source = self.source
+        return made
 
     def unwrapped(self) -> Subject:
         return self.base.unwrapped()
@@ -178,10 +181,72 @@ class Blended(Wrapped):
             return greedy_ids(base, texts, length, stop, pad_id, parts=models, blend=self.blend)
 
 
+class Reprompted(Wrapped):
+    """The base under other prompts: a subclass writes `reprompt`, a function of the prompt alone.
+
+    A row that would outgrow the context goes on with the prompt as it was.
+    """
+
+    @abstractmethod
+    def reprompt(self, prompt: tuple[int, ...]) -> tuple[int, ...]:
+        """The ids that take the prompt's place."""
+
+    def wrapped_logits(self, batch: Batch) -> Tensor:
+        rows = []
+        for prompt, answer in zip(prompts_of(batch), answers_of(batch), strict=True):
+            new = self.reprompt(prompt)
+            new = new if len(new) + len(answer) <= self.encoder.max_length else prompt
+            rows.append(Encoded((*new, *answer), len(new), False))
+        if [row.ids[: row.num_prompt] for row in rows] == prompts_of(batch):
+            return self.base.logits(batch)
+        return self.base.logits(collate(rows, self.encoder.pad_id).to(self.device))
+
+    def wrapped_greedy(
+        self, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], length: int,
+        *, stop: Sequence[int], pad_id: int,
+    ) -> list[list[int]]:  # fmt: skip
+        room = self.encoder.max_length
+        new = [self.reprompt(tuple(prompt)) for prompt in prompts]
+        fits = [len(p) + len(a) < room for p, a in zip(new, answers, strict=True)]
+        asked = [p if fit else old for p, fit, old in zip(new, fits, prompts, strict=True)]
+        longest = max(len(p) + len(a) for p, a in zip(asked, answers, strict=True))
+        return self.base.greedy(asked, answers, min(length, room - longest), stop=stop, pad_id=pad_id)
+
+    def before(self, prompt: Sequence[int], ids: Sequence[int]) -> tuple[int, ...]:
+        """The prompt with these ids in front, behind the token that begins every text."""
+        start = int(len(prompt) > 0 and prompt[0] == self.tokenizer.bos_token_id)
+        return (*prompt[:start], *ids, *prompt[start:])
+
+    def with_text(self, text: str, prompt: Sequence[int]) -> tuple[int, ...]:
+        """The prompt with a text in front: a system message where there is a chat template, else a line."""
+        ids = self.tokenizer(f"{text}\n", add_special_tokens=False)["input_ids"]
+        if self.encoder.has_chat_template:
+            turn = [{"role": "system", "content": text}]
+            try:
+                shown = self.tokenizer.apply_chat_template(turn, tokenize=False)
+            except Exception as error:  # jinja: templates raise what they like
+                fix = "Leave the instruction out"
+                what = f"the chat template takes no system message alone: {error}"
+                raise ModelError(Problem(self.source, what, fix)) from error
+            ids = self.tokenizer(shown, add_special_tokens=False)["input_ids"]
+            ids = ids[int(ids[:1] == [self.tokenizer.bos_token_id]) :]
+        return self.before(prompt, ids)
+
+
 def prompts_of(batch: Batch) -> list[tuple[int, ...]]:
     """The ids of each row that stand before its first answer token."""
-    starts = (batch.attention_mask.sum(1) - batch.num_tokens).tolist()
-    return [tuple(row[:start]) for row, start in zip(batch.input_ids.tolist(), starts, strict=True)]
+    return [prompt for prompt, _ in _halves(batch)]
+
+
+def answers_of(batch: Batch) -> list[tuple[int, ...]]:
+    """The answer ids of each row."""
+    return [answer for _, answer in _halves(batch)]
+
+
+def _halves(batch: Batch) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    ends = batch.attention_mask.sum(1)
+    spans = zip(batch.input_ids.tolist(), (ends - batch.num_tokens).tolist(), ends.tolist(), strict=True)
+    return [(tuple(row[:start]), tuple(row[start:end])) for row, start, end in spans]
 
 
 def load_wrapped(folder: Path, **options: Any) -> Wrapped:
