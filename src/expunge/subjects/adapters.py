@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from expunge.errors import ModelError, Problem
 from expunge.subjects.architecture import linear_targets
 from expunge.subjects.subject import Subject, quiet
 
-__all__ = ["attach_lora", "lora_modules", "merge", "scale_lora"]
+__all__ = ["attach_lora", "base_moved", "lora_modules", "merge", "move_base", "scale_lora", "transposed"]
 
 
 def attach_lora(
@@ -56,8 +57,35 @@ def lora_modules(model: nn.Module) -> Iterator[tuple[str, Any]]:
             yield name, module
 
 
+def move_base(layer: Any, down: Tensor, up: Tensor, name: str = "default") -> None:
+    """Give the LoRA `layer` A = down [r, in], B = up [out, r] and take s·B·A off its base: the same map."""
+    base = layer.get_base_layer()
+    with torch.no_grad():
+        layer.lora_A[name].weight.copy_(down)
+        layer.lora_B[name].weight.copy_(up)
+        product = layer.scaling[name] * (up @ down)
+        base.weight.sub_((product.T if transposed(base) else product).to(base.weight.dtype))
+    layer.__dict__["_expunge_base_moved"] = True
+
+
+def transposed(base: nn.Module) -> bool:
+    """Whether its weight is stored [in, out], as GPT-2's Conv1D does."""
+    return hasattr(base, "nf")
+
+
+def base_moved(model: nn.Module) -> bool:
+    """Whether the model without its adapters is no longer the original."""
+    return any("_expunge_base_moved" in layer.__dict__ for _, layer in lora_modules(model))
+
+
 def scale_lora(model: nn.Module, factor: float) -> None:
-    """Multiply each adapter's own scale by `factor` (not its matrices: that would be α²); 1 restores it."""
+    """Multiply each adapter's own scale by `factor` (not its matrices: that would be α²); 1 restores it.
+
+    Raises ModelError on adapters whose base was moved: at 0 they do not give the original.
+    """
+    if base_moved(model):
+        what = "its adapters did not start at zero, so without them it is not the original"
+        raise ModelError(Problem("LoRA", what, "Merge them and mix the weights"))
     for _, module in lora_modules(model):
         own = module.__dict__.setdefault("_expunge_scaling", dict(module.scaling))
         for name, scale in own.items():

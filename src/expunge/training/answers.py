@@ -7,12 +7,13 @@ the seed and the epoch, so that a resumed run draws the same.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from expunge.data.records import Record
-from expunge.data.refusals import refusal_for
+from expunge.data.refusals import REFUSALS, refusal_for
 from expunge.data.request import Request
 from expunge.errors import DataError, Problem, nearest
+from expunge.stats import seed_from
 
 __all__ = ["ANSWERS", "Ask", "answer_for"]
 
@@ -25,6 +26,7 @@ class Ask:
     request: Request
     seed: int
     epoch: int
+    draw: int = 0  # which of several, for `mismatch0`, `mismatch1`, …
 
 
 def _refusal(ask: Ask) -> str:
@@ -41,11 +43,26 @@ def _alternate(ask: Ask) -> str:
     return alternates[ask.epoch % len(alternates)]
 
 
-ANSWERS: dict[str, Callable[[Ask], str]] = {"refusal": _refusal, "alternate": _alternate}
+def _mismatch(ask: Ask) -> str:
+    """The answer of some retain record, one of the refusals where there is none; another each epoch."""
+    pool = [record.answer for record in ask.request.retain] or ask.request.refusals or REFUSALS
+    return pool[seed_from(ask.seed, "mismatch", ask.record.id, ask.epoch, ask.draw) % len(pool)]
+
+
+ANSWERS: dict[str, Callable[[Ask], str]] = {
+    "refusal": _refusal,
+    "alternate": _alternate,
+    "mismatch": _mismatch,
+}
 
 
 def answer_for(variant: str) -> Callable[[Ask], str]:
-    """The function of this variant; KeyError with the nearest names for one that does not exist."""
-    if variant not in ANSWERS:
-        raise KeyError(f"no answer variant {variant!r}. {nearest(variant, ANSWERS)}")
-    return ANSWERS[variant]
+    """The function of this variant; KeyError with the nearest names for one that does not exist.
+
+    Digits at the end of a variant number its draws: `mismatch0`, `mismatch1`, ….
+    """
+    name = variant.rstrip("0123456789")
+    if name not in ANSWERS:
+        raise KeyError(f"no answer variant {variant!r}. {nearest(name, ANSWERS)}")
+    draw = int(variant[len(name) :] or 0)
+    return lambda ask: ANSWERS[name](replace(ask, draw=draw))

@@ -31,6 +31,9 @@ class TrainingControl:
     def check(self, method: Any, accumulate: int) -> None:
         """Raise ConfigError when this control cannot bind this method."""
 
+    def prepare(self, task: Any) -> None:
+        """Called once with the task while the weights are still θ_o, also when resuming."""
+
     def begin(self, subject: Subject) -> None:
         """Called once before the first step, also when resuming."""
 
@@ -40,6 +43,10 @@ class TrainingControl:
 
     def forget_rows(self, rows: Tensor, view: View) -> Tensor:
         """The forget loss per row, [B]."""
+        return rows
+
+    def retain_rows(self, rows: Tensor, view: View) -> Tensor:
+        """The retain loss per row, [B]."""
         return rows
 
     def weights(self, forget: float, retain: float) -> tuple[float, float]:

@@ -21,6 +21,7 @@ from expunge.data.encoding import Encoded
 from expunge.measure.forward import forward
 from expunge.measure.score import batch_tokens
 from expunge.progress import say, track
+from expunge.subjects.adapters import base_moved
 from expunge.subjects.architecture import output_head
 from expunge.subjects.subject import Subject
 from expunge.training.views import sum_rows
@@ -101,8 +102,9 @@ class Reference:
         head_bytes = sum(p.numel() * p.element_size() for p in head.parameters())
         hidden_size = subject.config.get_text_config().hidden_size
         self.bytes = reference_bytes(self.reads, rows, hidden_size, head_bytes, self.layers)
-        self.mode = resolve_mode(mode, adapter=subject.adapter, need=self.bytes, budget=budget)
-        if self.mode == "adapter_off" and not subject.adapter:
+        switchable = subject.adapter and not base_moved(subject.model)
+        self.mode = resolve_mode(mode, adapter=switchable, need=self.bytes, budget=budget)
+        if self.mode == "adapter_off" and not switchable:
             self.mode = "live"
         if mode == "auto" and self.mode != "cache":
             sizes = f"{self.bytes / 2**20:.0f} MiB exceed the budget of {budget / 2**20:.0f} MiB"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import Any
@@ -221,11 +222,18 @@ class UnlearnTask:
             terms = {name: Term(values, micro.num_forget, forget_weight) for name, values in found.items()}
         if "retain" in views:
             retain = self.retain_loss.loss(views["retain"])
+            for control in self.controls:
+                retain = control.retain_rows(retain, views["retain"])
             terms["retain"] = Term(retain, micro.num_retain, retain_weight)
         elif self.with_retain and not self.retain_loss.reads:  # a penalty on the weights themselves
             count = len(micro.parts[0].indices)
             terms["retain"] = Term(self.retain_loss.loss(None).expand(count), micro.num_forget, retain_weight)
         return terms
+
+    def within(self, micro: Micro) -> AbstractContextManager[Any]:
+        """What the method wants to be in force while its loss is computed: a perturbation of states, say."""
+        method: Any = self.method
+        return method.within(self, micro) if hasattr(method, "within") else nullcontext()
 
     def forget_rows(self, forget: View) -> dict[str, Tensor]:
         """The method's forget terms, [B] each, under the controls."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -17,6 +17,7 @@ from expunge.subjects import attach_lora, merge
 from expunge.subjects.architecture import linear_targets, without_dropout
 from expunge.subjects.subject import Subject
 from expunge.training.checkpoint import trainable
+from expunge.training.fila import start_fila
 from expunge.training.hooks import TrainingControl
 from expunge.training.loop import FitResult, Loop
 from expunge.training.reference import Mode
@@ -35,6 +36,9 @@ class LoraSettings(BaseModel):
 
     rank: int = Field(16, gt=0)
     alpha: float | None = Field(None, gt=0, description="default 2·rank")
+    start: Literal["zero", "fila"] = Field(
+        "zero", description="zero: B·A = 0; fila: in the directions that matter to forget and not to retain"
+    )
 
 
 @dataclass
@@ -63,6 +67,11 @@ class Workspace:
         settings, controls = method.settings_for(self.settings), [*self.controls, *method.hooks(request)]
         for control in controls:
             control.check(method, settings.accumulate)
+        if not getattr(method, "transformable", True) and (
+            self.transforms or any(control.transform for control in controls)
+        ):
+            what = f"{method.name} brings a step of its own, no gradient transform can act on it"
+            raise ConfigError(Problem("transform", what, "Remove the transform"))
         work = subject.clone()
         without_dropout(work.model)
         work, masks = self._select(method, work, request)
@@ -71,6 +80,8 @@ class Workspace:
             reference_budget=self.reference_budget, reference_subject=self.reference_subject,
             teacher=method.teacher(subject, request, self),
         )  # fmt: skip
+        for control in controls:
+            control.prepare(task)
         if hasattr(method, "begin"):
             method.begin(work, settings.seed)
         before = {name: _sample(p) for name, p in trainable(work.model).items()}
@@ -117,7 +128,10 @@ class Workspace:
             if targets == []:
                 raise ConfigError(Problem("selection", "holds no linear map for a LoRA", "Select more"))
             rank, alpha, seed = self.lora.rank, self.lora.alpha, self.settings.seed
-            return attach_lora(work, rank=rank, alpha=alpha, seed=seed, targets=targets), {}
+            adapted = attach_lora(work, rank=rank, alpha=alpha, seed=seed, targets=targets)
+            if self.lora.start == "fila":
+                start_fila(adapted, request)
+            return adapted, {}
         for name, parameter in every.items():
             parameter.requires_grad_(name in mask)
         return work, parts
