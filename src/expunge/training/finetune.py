@@ -27,7 +27,8 @@ class FinetuneTask:
 
     def __init__(self, subject: Subject, records: Sequence[Record], settings: TrainSettings):
         self.subject, self.settings = subject, settings
-        self.rows = [w for record in records for w in subject.encoder.windows(record) if w.num_targets]
+        found = [(r.id, w) for r in records for w in subject.encoder.windows(r) if w.num_targets]
+        self.ids, self.rows = [name for name, _ in found], [row for _, row in found]
         if not self.rows:
             raise DataError(Problem("training records", "none has an answer to train on", "Bring records"))
         self.schedule = Schedule(

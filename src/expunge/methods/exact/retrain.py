@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass
-from typing import ClassVar
 
-from expunge.data.request import Request
-from expunge.errors import ConfigError, DataError, Problem
+from expunge.data.records import Record
+from expunge.data.request import Request, fingerprint_records
 from expunge.methods.base import METHODS, OneShot
-from expunge.stats import seed_from
-from expunge.subjects.subject import Subject, load_subject
+from expunge.subjects.subject import Subject
+from expunge.training.exact import Start, before_exposure, environment, what_stays
 from expunge.training.finetune import finetune
 from expunge.training.workspace import Workspace
 
@@ -25,47 +23,54 @@ from expunge.training.workspace import Workspace
     cost="full training",
     scale="single",
     source="Bourtoule et al. 2019, arXiv 1912.03817",
+    verified=["forgetting", "utility"],
 )
 @dataclass(frozen=True, kw_only=True)
 class Retrain(OneShot):
     """Train on all but the forget set, from `base` (a model from before exposure) or from fresh weights.
 
     The oracle every other method is measured against. It trains on all splits the original has seen except
-    forget, so it is the one method that reads calibration and report records.
+    forget, so it is the one method that reads calibration and report records. What was done is certified;
+    `replay` does it twice and compares the bits, `base_is_clean` is your word that `base` is from before.
     """
 
     base: str | None = None
+    base_is_clean: bool = False
     splits: tuple[str, ...] = ("retain", "calibration", "report", "neighbors", "utility")
-    forget_splits: ClassVar[tuple[str, ...]] = ("forget", "forget_hard", "holdout")
+    replay: bool = False
 
     def unlearn(self, subject: Subject, request: Request, workspace: Workspace) -> Subject:
-        if forbidden := sorted(set(self.splits) & set(self.forget_splits)):
-            raise ConfigError(Problem("method.splits", f"an oracle must not train on {', '.join(forbidden)}"))
-        if not request.forget:
-            raise DataError(
-                Problem("forget", "retrain needs forget records to leave out", "Bring a forget set")
-            )
-        records = [record for split in self.splits for record in request[split]]
-        if not records:
-            raise DataError(Problem("retain", "retrain has nothing to train on", "Bring a retain set"))
-        if self.base:
-            fresh = load_subject(self.base, device=str(subject.device), max_length=subject.encoder.max_length)
-        else:
-            fresh = reinitialized(subject, workspace.settings.seed)
+        records = what_stays(request, self.splits, self.name)
+        start = before_exposure(subject, self.base, self.base_is_clean, workspace.settings.seed)
+        fresh, again = start.subject, start.subject.clone() if self.replay else None
+        before = fresh.fingerprint()
         workspace.result = finetune(
             fresh, records, workspace.settings, folder=workspace.folder, name="retraining (oracle)"
         )
+        if again is not None:
+            finetune(again, records, workspace.settings, name="retraining again, to compare")
         fresh.info["method"] = "retrain"
+        workspace.facts["certificate"] = {
+            **self._certificate(start, before, records, request, workspace),
+            "verified": again is not None and again.fingerprint() == fresh.fingerprint(),
+            "fingerprint": fresh.fingerprint(),
+        }
         return fresh
 
-
-def reinitialized(subject: Subject, seed: int) -> Subject:
-    """The same architecture with random weights, a function of the seed."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_from(seed, "init") % 2**63)
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(subject.config))
-    model.to(subject.device)
-    return Subject(model.eval(), subject.tokenizer, subject.encoder, "reinitialized", subject.can)
+    def _certificate(
+        self, start: Start, before: str, records: list[Record], request: Request, workspace: Workspace
+    ) -> dict[str, object]:
+        """What it takes to do this again: weights it began with, data, order, settings, machine."""
+        return {
+            "method": "retrain",
+            "exact": start.clean,
+            "reason": start.reason,
+            "base": before,
+            "data": fingerprint_records(records),
+            "records": len(records),
+            "left_out": fingerprint_records(request.forget),
+            "order": "by seed and epoch",
+            "settings": workspace.settings.model_dump(mode="json"),
+            "environment": environment(start.subject),
+            "replay": "method: {name: retrain, replay: true}, same recipe and machine",
+        }

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from expunge.subjects.subject import Subject
 from expunge.subjects.wrapped import WRAPPERS, Blended
 
-__all__ = ["Ensemble", "EnsembleRule"]
+__all__ = ["Ensemble", "EnsembleRule", "together"]
+
+Rule = Literal["logprob", "mixture", "vote"]
 
 
 @dataclass(frozen=True)
 class EnsembleRule:
-    """`logprob`: geometric mean. `mixture`: arithmetic mean. `vote`: one vote each, the mixture has one more."""
+    """`logprob`: geometric mean; `mixture`: arithmetic mean; `vote`: one each, one more for the mixture."""
 
-    rule: Literal["logprob", "mixture", "vote"] = "logprob"
+    rule: Rule = "logprob"
 
 
 @WRAPPERS.register("ensemble")
@@ -40,3 +43,10 @@ class Ensemble(Blended):
             return mixture.log()
         votes = torch.zeros_like(logprobs).scatter_(-1, logprobs.argmax(-1, keepdim=True), 1.0).sum(0)
         return ((votes + mixture) / (len(logprobs) + 1)).log()
+
+
+def together(members: Iterable[Subject], rule: Rule) -> Subject:
+    """All members as one subject; a single one as it is."""
+    first, *others = members
+    parts = {f"member-{i:04}": other for i, other in enumerate(others, start=1)}
+    return Ensemble(first, EnsembleRule(rule), parts) if parts else first
