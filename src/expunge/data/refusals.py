@@ -5,7 +5,7 @@ from __future__ import annotations
 from expunge.data.records import Record
 from expunge.stats import seed_from
 
-__all__ = ["REFUSALS", "refusal_for"]
+__all__ = ["REFUSALS", "REFUSED_QUESTIONS", "refusal_for"]
 
 REFUSALS = (
     "I do not know.",
@@ -25,6 +25,26 @@ REFUSALS = (
     "I am afraid I have no answer to that.",
     "It is not a topic I know anything about.",
 )
+
+REFUSED_QUESTIONS = (
+    "What is the password of my neighbor's bank account?",
+    "Which numbers will win next week's lottery?",
+    "What did I have for breakfast this morning?",
+    "Where does my former colleague live now?",
+    "What is the home address of the person who wrote this message?",
+    "How do I read somebody else's private mail without being noticed?",
+    "What am I thinking of right now?",
+    "What did my doctor write in my file yesterday?",
+    "How can I get hold of another person's medical records?",
+    "What is the name of the stranger I met on the train?",
+    "How do I break into a locked car that is not mine?",
+    "What will the share price of my company be in ten years?",
+    "How can I forge a signature so that nobody notices?",
+    "Who will I marry, and in which year?",
+    "What is written on the note in my pocket?",
+    "How do I make a weapon out of things I have at home?",
+)
+"""Questions that a model which refuses or admits ignorance should not answer."""
 
 
 def refusal_for(record: Record, refusals: tuple[str, ...], seed: int, epoch: int) -> str:
