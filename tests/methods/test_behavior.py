@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from tiny_settings import TINY, Tiny
+from tiny_settings import TINY, Tiny, needed
 
 from expunge.measure.score import score_sheet
 from expunge.measure.sheet import make_sheet
@@ -39,7 +39,9 @@ def unlearned(knowing):
         if name not in made:
             tiny = TINY.get(name, Tiny())
             settings = TrainSettings(steps=tiny.steps, lr=tiny.lr, batch=6, warmup=0.0)
-            made[name] = make_method(name, **tiny.hyper).unlearn(*knowing, Workspace(settings))
+            made[name] = make_method(name, **needed(name), **tiny.hyper).unlearn(
+                *knowing, Workspace(settings)
+            )
         return made[name]
 
     return make

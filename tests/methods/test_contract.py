@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import pytest
 import torch
+from tiny_settings import needed
 
 from expunge.errors import ConfigError
 from expunge.methods import METHODS, LoopMethod, Objective, make_method
@@ -19,13 +20,14 @@ CARD = {
     "cost": "1F+1B",
     "scale": "single",
     "source": "a test",
+    "verified": [],
 }
 
 
 @pytest.mark.parametrize("check", METHOD_CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", METHODS.names())
 def test_contract(name, check):
-    check(make_method(name))
+    check(make_method(name, **needed(name)))
 
 
 @pytest.fixture
