@@ -1,7 +1,8 @@
 """Gradients over records: what masks, influence steps and Fisher-weighted starts are computed from.
 
 All are of m_i, the mean NLL of row i's answer (end token included): rows are windows of records that fit the
-context. Taken in eval mode at the weights as they are; mode, `requires_grad` and `.grad` are left as found.
+context, or given as rows. Taken in eval mode at the weights as they are; mode, `requires_grad` and `.grad`
+are left as found.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ from expunge.training.views import sum_rows
 
 __all__ = ["answer_rows", "differentiable", "fisher_diagonal", "mean_gradient", "row_losses", "sum_gradient"]
 
+Records = Sequence[Record] | Sequence[Encoded]
+
 
 def mean_gradient(
-    subject: Subject, records: Sequence[Record], *, names: Collection[str] | None = None, batch: int = 16
+    subject: Subject, records: Records, *, names: Collection[str] | None = None, batch: int = 16
 ) -> dict[str, Tensor]:
     """(1/N) Σ_i ∇m_i over the N rows, fp32, by parameter name (None: all; ties once). DataError without rows.
 
@@ -38,7 +41,7 @@ def mean_gradient(
 
 
 def sum_gradient(
-    subject: Subject, records: Sequence[Record], *, names: Collection[str] | None = None, batch: int = 16
+    subject: Subject, records: Records, *, names: Collection[str] | None = None, batch: int = 16
 ) -> dict[str, Tensor]:
     """Σ_i ∇m_i over all rows, fp32, by parameter name."""
     rows = sorted(answer_rows(subject, records), key=lambda row: -len(row.ids))
@@ -47,7 +50,7 @@ def sum_gradient(
 
 
 def fisher_diagonal(
-    subject: Subject, records: Sequence[Record], *, names: Collection[str] | None = None
+    subject: Subject, records: Records, *, names: Collection[str] | None = None
 ) -> dict[str, Tensor]:
     """(1/N) Σ_i (∇m_i)², fp32: the diagonal of the *empirical* Fisher (gold labels, not sampled ones).
 
@@ -58,9 +61,11 @@ def fisher_diagonal(
     return {name: squares / len(rows) for name, squares in total.items()}
 
 
-def answer_rows(subject: Subject, records: Sequence[Record]) -> list[Encoded]:
+def answer_rows(subject: Subject, records: Records) -> list[Encoded]:
     """The rows that have an answer token. Raises DataError where there is none."""
-    rows = [row for record in records for row in subject.encoder.windows(record) if row.num_targets]
+    windows = subject.encoder.windows
+    found = [[record] if isinstance(record, Encoded) else windows(record) for record in records]
+    rows = [row for rows in found for row in rows if row.num_targets]
     if not rows:
         raise DataError(Problem("records", "none has an answer to take a gradient of", "Bring records"))
     return rows

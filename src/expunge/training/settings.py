@@ -26,9 +26,11 @@ class TrainSettings(BaseModel):
         1, gt=0, description="micro-batches per optimizer step; changes memory, not the result"
     )
     seed: int = Field(0, ge=0)
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adamw_8bit", "sgd", "sophia"] = "adamw"
     weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[float, float] | None = Field(
+        None, description="of the two moments; default 0.9, 0.999, for sophia 0.9, 0.95"
+    )
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps with rising learning rate")
     max_grad_norm: float = Field(1.0, ge=0, description="clip; 0: never")

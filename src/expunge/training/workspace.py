@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from expunge.training.fila import start_fila
 from expunge.training.hooks import TrainingControl
 from expunge.training.loop import FitResult, Loop
 from expunge.training.reference import Mode
-from expunge.training.selections import Selection, intersect
+from expunge.training.selections import Mask, Selection, intersect, save_mask
 from expunge.training.settings import TrainSettings
 from expunge.training.transforms import Transform
 from expunge.training.unlearn import UnlearnTask
@@ -84,7 +84,7 @@ class Workspace:
             control.prepare(task)
         if hasattr(method, "begin"):
             method.begin(work, settings.seed)
-        before = {name: _sample(p) for name, p in trainable(work.model).items()}
+        before = _samples(work, masks)
         if rough := {str(p.dtype) for p in trainable(work.model).values()} - {"torch.float32"}:
             what = f"{' and '.join(sorted(rough))} weights are trained, small steps round away"
             say(f"{method.name}: {what}. Set dtype: float32")
@@ -94,9 +94,12 @@ class Workspace:
             transforms=self.transforms, masks=masks,
         )  # fmt: skip
         self.result = loop.run()
-        self._check_moved(work, before)
+        self._check_moved(_samples(work, masks), before)
         self.facts["reference"] = task.reference.mode
-        self.facts["trained_parameters"] = sum(p.numel() for p in trainable(work.model).values())
+        self.facts["trained_parameters"] = sum(
+            int(masks[name].sum()) if name in masks else p.numel()
+            for name, p in trainable(work.model).items()
+        )
         for parameter in work.model.parameters():
             parameter.requires_grad_(True)
         return merge(work)
@@ -116,6 +119,8 @@ class Workspace:
         parts = {name: m.to(work.device) for name, m in mask.items() if m is not True}
         if not mask or (len(parts) == len(mask) and not any(bool(m.any()) for m in parts.values())):
             raise ConfigError(Problem("selection", "nothing is left to train", "Select more"))
+        if self.selections and self.folder is not None:
+            self._keep_mask(self.folder, work, mask)
         if self.lora is not None:
             if parts:
                 what = "masks single weights, and a LoRA trains whole matrices"
@@ -136,12 +141,16 @@ class Workspace:
             parameter.requires_grad_(name in mask)
         return work, parts
 
-    def _check_moved(self, work: Subject, before: dict[str, torch.Tensor]) -> None:
-        moved = total = 0
-        for name, parameter in trainable(work.model).items():
-            moved += int((_sample(parameter) != before[name]).sum())
-            total += before[name].numel()
-        self.facts["moved_fraction"] = moved / max(1, total)
+    def _keep_mask(self, folder: Path, work: Subject, mask: Mask) -> None:
+        """Beside the training's log, for other runs to use."""
+        folder.mkdir(parents=True, exist_ok=True)
+        used = [{"name": s.name, **vars(s)} for s in self.selections]
+        meta = {"fingerprint": work.fingerprint(), "seed": self.settings.seed, "selections": used}
+        save_mask(folder / "mask.safetensors", mask, meta)
+
+    def _check_moved(self, after: dict[str, torch.Tensor], before: dict[str, torch.Tensor]) -> None:
+        moved = sum(int((sample != before[name]).sum()) for name, sample in after.items())
+        self.facts["moved_fraction"] = moved / max(1, sum(sample.numel() for sample in before.values()))
         assert self.result is not None
         if moved == 0 and self.result.status == "finished" and not self.controls:
             raise ExpungeError(
@@ -149,7 +158,15 @@ class Workspace:
             )
 
 
-def _sample(parameter: torch.Tensor, limit: int = 65_536) -> torch.Tensor:
-    """At most `limit` weights of a tensor, evenly spread: enough to see whether it moved."""
-    flat = parameter.detach().reshape(-1)
-    return flat[:: max(1, flat.numel() // limit)].cpu().clone()
+def _samples(
+    work: Subject, masks: Mapping[str, torch.Tensor], limit: int = 65_536
+) -> dict[str, torch.Tensor]:
+    """About `limit` trained weights of each tensor, evenly spread: enough to see whether it moved."""
+
+    def sample(name: str, parameter: torch.Tensor) -> torch.Tensor:
+        flat = parameter.detach().reshape(-1)
+        if name in masks:
+            flat = flat[masks[name].reshape(-1)]
+        return flat[:: max(1, flat.numel() // limit)].cpu().clone()
+
+    return {name: sample(name, p) for name, p in trainable(work.model).items()}

@@ -2,9 +2,19 @@
 
 from typing import Any
 
-from expunge.training.selections.base import SELECTIONS, Mask, Selection, intersect
+from expunge.training.selections.base import SELECTIONS, Mask, Selection, intersect, keep_largest
+from expunge.training.selections.files import load_mask, save_mask
 
-__all__ = ["SELECTIONS", "Mask", "Selection", "intersect", "make_selection"]
+__all__ = [
+    "SELECTIONS",
+    "Mask",
+    "Selection",
+    "intersect",
+    "keep_largest",
+    "load_mask",
+    "make_selection",
+    "save_mask",
+]
 
 
 def make_selection(name: str, **settings: Any) -> Selection:
