@@ -26,6 +26,8 @@ TINY = {
     "ga": Tiny(kept=0.0),  # unbounded, and nothing holds it back
     "ga_kl": Tiny(kept=0.6),
     "graddiff": Tiny(kept=0.7),
+    "pdu": Tiny({"forget_weight": 0.01}),  # logits of a width-32 model are far apart: the square is large
+    "tarf": Tiny({"hidden": 0.0, "identify": 0.1}, steps=60),
     "sisa": Tiny({"shards": 2, "replay": "none"}, steps=400, lr=1e-2),
     "sharded_lora": Tiny(
         {"shards": 2, "splits": ("retain",), "public": ("calibration",), "aggregate": "mixture"},
