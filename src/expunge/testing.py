@@ -186,7 +186,7 @@ def check_no_retain_forward(method: Method) -> None:
     if not isinstance(method, Objective):
         return
     request = tiny_request()
-    bare = replace(request, splits={"forget": request.forget})
+    bare = replace(request, splits={k: v for k, v in request.splits.items() if k != "retain"})
     wants = method.retain != "none" and method.retain_weight > 0
     assert _retain_rows_seen(method, request) == wants, "retain rows are used unlike `retain` says"
     assert not _retain_rows_seen(replace(method, retain_weight=0.0), request), "λ = 0, yet retain rows run"
@@ -298,10 +298,15 @@ def _same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def _task(method: Objective, subject: Subject, **settings: Any) -> UnlearnTask:
-    names = method.selects(subject)
+    names, request = method.selects(subject), tiny_request()
     for name, parameter in subject.model.named_parameters():
         parameter.requires_grad_(names is None or name in names)
-    return UnlearnTask(method, subject, tiny_request(), _settings(**settings))
+    own = method.settings_for(_settings(**settings), request)
+    teacher = method.teacher(subject, request, Workspace(own))
+    task = UnlearnTask(method, subject, request, own, teacher=teacher)
+    if hasattr(method, "begin"):
+        method.begin(subject, task.settings.seed)
+    return task
 
 
 def _gradient(method: Objective, accumulate: int) -> dict[str, Tensor]:
@@ -332,8 +337,9 @@ def _retain_rows_seen(method: Objective, request: Request) -> bool:
     subject = tiny_subject()
     seen: list[Sequence[int]] = []
 
-    def watch(_: Any, inputs: tuple[Tensor, ...]) -> None:
-        seen.extend(inputs[0].tolist())
+    def watch(module: Any, inputs: tuple[Tensor, ...]) -> None:
+        if module.training:  # stop rules may measure, in eval mode
+            seen.extend(inputs[0].tolist())
 
     subject.model.get_input_embeddings().register_forward_pre_hook(watch)  # type: ignore[operator]
     method.unlearn(subject, request, Workspace(_settings(steps=1)))

@@ -40,6 +40,7 @@ TINY = {
     "task_vector": Tiny({"alpha": 2.0}, lr=1e-3),
     "negmerge": Tiny({"alpha": 2.0}, lr=1e-3),
     "msa": Tiny({"alpha": 0.25, "beta": 0.25}, steps=70, lr=1e-2),
+    "newton": Tiny({"strength": 0.03}),
     "rome": Tiny({"prefixes": 1}),
     "memit": Tiny({"prior": 1.0, "clamp": 2.0, "prefixes": 1}),
     "lunar": Tiny({"strength": 1.5}),
@@ -47,13 +48,20 @@ TINY = {
     "mudman": Tiny({"unlearning_rate": 1.0, "retain_lr": 1.0, "adversary_lr": 1e-2}, steps=60),
     "repselect": Tiny({"q": 8, "eta": 0.6, "lora_lr": 0.1, "budget": 2.0, "rounds": 20}),
     "cir": Tiny({"size": 0.1, "retain_lr": 1.0, "budget": 3.0, "layers": (0, 1), "acts": 4, "grads": 4}),
+    "kl_gap": Tiny({"epochs": 20.0, "retain_weight": 1.0}),
+    "whp": Tiny({"reinforce_epochs": 20.0}),
     "undo": Tiny({"epochs": 150.0, "lr": 5e-3, "alpha": 0.4}),
 }
+
+TEACHER_RATES = {"kl_gap": {"lr": 1e-2}, "whp": {"reinforce_lr": 1e-2}}
+"""At the rates of large models their teachers learn nothing but rounding errors."""
 
 
 @cache
 def needed(name: str) -> dict:
     """Settings without which a method has nothing to start from."""
+    if name in TEACHER_RATES:
+        return TEACHER_RATES[name]
     if name != "msa":
         return {}
     folder = Path(mkdtemp(prefix="before-exposure-")) / "base"

@@ -86,6 +86,7 @@ class Objective(Method):
     expunge.training.views. A method may also have
 
         layers_of(subject) -> tuple[int, ...]          blocks whose `hidden` it reads
+        site = "mlp"                                   what their MLPs write instead of the blocks' output
         retain_layers_of(subject) -> tuple[int, ...]   those the retain loss reads, where they are others
         setup(subject, request, seed) -> {name: tensor}   passed to `loss`, kept in the checkpoint
         within(task, micro)                            a context its loss is computed in
@@ -115,7 +116,7 @@ class Objective(Method):
         """A second frozen model of the method's own, read as `teacher.quantity`."""
         return None
 
-    def settings_for(self, settings: TrainSettings) -> TrainSettings:
+    def settings_for(self, settings: TrainSettings, request: Request) -> TrainSettings:
         """The training settings, where the method's own step asks for others."""
         return settings
 

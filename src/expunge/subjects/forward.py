@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from expunge.data.batching import Batch
-from expunge.subjects.architecture import blocks, output_head
+from expunge.subjects.architecture import blocks, mlp, output_head
 
-__all__ = ["Forward", "forward"]
+__all__ = ["Forward", "Site", "forward"]
+
+Site = Literal["block", "mlp"]
 
 
 @dataclass
 class Forward:
-    """`logits` [A', V] and `last` [A', D] at the asked positions; `hidden[ℓ]` [B, T, D] after block ℓ."""
+    """`logits` [A', V] and `last` [A', D] at the asked positions; `hidden[ℓ]` [B, T, D] of block ℓ."""
 
     logits: Tensor | None = None
     last: Tensor | None = None
@@ -35,13 +37,14 @@ def forward(
     logits: bool = True,
     last: bool = False,
     layers: Collection[int] = (),
+    site: Site = "block",
     positions: Tensor | None = None,
 ) -> Forward:
     """Run `batch` through `model`.
 
     `positions` (indices into the batch's A answer positions) narrows where the head is applied. `last`: the
-    hidden states the head is given (after the final norm). Without `logits` and `last` the pass ends after
-    the highest of `layers`.
+    hidden states the head is given (after the final norm). `site`: states of `layers` are taken after the
+    block, or are what its MLP writes. Without `logits` and `last` the pass ends after the highest of them.
     """
     result = Forward()
     rows, cols = batch.row, batch.col
@@ -53,7 +56,7 @@ def forward(
             hooks.enter_context(_packed_head(model, rows, cols, result))
         if layers:
             stop = not full and not _recomputes(model)
-            hooks.enter_context(_captured(model, layers, result.hidden, stop))
+            hooks.enter_context(_captured(model, layers, site, result.hidden, stop))
         try:
             output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
         except _Stop:
@@ -80,9 +83,9 @@ def _packed_head(model: nn.Module, rows: Tensor, cols: Tensor, result: Forward) 
 
 @contextmanager
 def _captured(
-    model: nn.Module, layers: Collection[int], hidden: dict[int, Tensor], stop: bool
+    model: nn.Module, layers: Collection[int], site: Site, hidden: dict[int, Tensor], stop: bool
 ) -> Iterator[None]:
-    stack = blocks(model)
+    stack = [mlp(block) for block in blocks(model)] if site == "mlp" else blocks(model)
     deepest = max(layers)
 
     def capture(layer: int) -> Any:

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -187,6 +187,8 @@ class Loop:
         Their values are added to `values`, first come first kept. `rows(view)`, [B], stands in the place of
         the method's or the retain loss, with weight 1. `.grad` is left empty.
         """
+        for parameter in self.parameters:
+            parameter.grad = None
         found = self._accumulate(self.task.micro_batches(step, side), rows)  # type: ignore[call-arg]
         for name, value in found.items():
             if values is not None:
@@ -198,13 +200,15 @@ class Loop:
         return taken
 
     def _accumulate(self, micros: Sequence[Any], rows: Rows | None = None) -> dict[str, float]:
+        within = getattr(self.task, "within", nullcontext) if rows is None else nullcontext
         values: dict[str, Tensor] = {}
         for micro in micros:
-            with self.settings.autocast(self.subject.device):
-                terms = self.task.terms(micro) if rows is None else self.task.terms(micro, rows)  # type: ignore[call-arg]
-            loss = sum(t.weight * t.rows.sum() / t.num_rows for t in terms.values())
-            if isinstance(loss, Tensor) and loss.requires_grad:
-                loss.backward()
+            with within(micro):
+                with self.settings.autocast(self.subject.device):
+                    terms = self.task.terms(micro) if rows is None else self.task.terms(micro, rows)  # type: ignore[call-arg]
+                loss = sum(t.weight * t.rows.sum() / t.num_rows for t in terms.values())
+                if isinstance(loss, Tensor) and loss.requires_grad:
+                    loss.backward()
             for name, term in terms.items():
                 values[name] = (
                     values.get(name, torch.zeros(())) + (term.rows.detach().sum() / term.num_rows).cpu()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
 
 from expunge.stats import seed_from
 from expunge.subjects.subject import Subject
@@ -20,12 +21,12 @@ def perturb(subject: Subject, scale: float, seed: int) -> None:
     """
     modules = dict(subject.model.named_modules())
     for name, parameter in trainable(subject.model).items():
-        spread = parameter
+        spread: Any = parameter
         if ".lora_" in name:
             if ".lora_B." not in name:
                 continue
-            base: nn.Module = modules[name.partition(".lora_")[0]].base_layer  # type: ignore[assignment]
-            spread = base.weight  # type: ignore[assignment]
+            base: Any = modules[name.partition(".lora_")[0]].base_layer
+            spread = base.weight
         generator = torch.Generator().manual_seed(seed_from(seed, "perturb", name))
         noise = torch.randn(parameter.shape, generator=generator).to(parameter)
         parameter.add_(noise, alpha=scale * float(spread.float().std()))

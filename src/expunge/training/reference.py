@@ -18,11 +18,11 @@ from torch import Tensor, nn
 
 from expunge.data.batching import Batch, collate, token_batches
 from expunge.data.encoding import Encoded
-from expunge.measure.forward import forward
 from expunge.measure.score import batch_tokens
 from expunge.progress import say, track
 from expunge.subjects.adapters import base_moved
 from expunge.subjects.architecture import output_head
+from expunge.subjects.forward import Site, forward
 from expunge.subjects.subject import Subject
 from expunge.training.views import sum_rows
 
@@ -81,6 +81,7 @@ class Reference:
         reads: Mapping[str, frozenset[str]],
         *,
         layers: Mapping[str, Sequence[int]] | None = None,
+        site: Site = "block",
         mode: Mode = "auto",
         budget: int = 2 * 2**30,
         bf16: bool = False,
@@ -89,7 +90,7 @@ class Reference:
         """`layers`: blocks whose states are read, by part. `frozen`: nobody trains `subject`, no copy of it
         is needed."""
         self.reads = {part: q for part, q in reads.items() if q}
-        self.layers, self.bf16 = layers or {}, bf16
+        self.layers, self.site, self.bf16 = layers or {}, site, bf16
         self.rows = rows
         self.subject = subject
         self._cache: dict[tuple[str, str | int], list[Tensor]] = {}
@@ -171,7 +172,9 @@ class Reference:
         layers = [name for name in names if isinstance(name, int)]
         precision = torch.autocast(subject.device.type, torch.bfloat16, enabled=self.bf16)
         with subject.evaluating() as model, precision:
-            out = forward(model, batch, logits=wants_scores, last="last" in names, layers=layers)
+            out = forward(
+                model, batch, logits=wants_scores, last="last" in names, layers=layers, site=self.site
+            )
         result: dict[str | int, Tensor] = {}
         if wants_scores:
             assert out.logits is not None

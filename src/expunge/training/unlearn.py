@@ -18,7 +18,7 @@ from expunge.data.pairing import Schedule
 from expunge.data.records import Record
 from expunge.data.request import Request
 from expunge.errors import ConfigError, DataError, Problem
-from expunge.measure.forward import Forward, forward
+from expunge.subjects.forward import Forward, Site, forward
 from expunge.progress import say
 from expunge.subjects.subject import Subject
 from expunge.training.answers import Ask, answer_for
@@ -92,6 +92,7 @@ class UnlearnTask:
         if hasattr(self.retain_loss, "attach"):
             self.retain_loss.attach(subject)
         self.layers = self._layers()
+        self.site: Site = getattr(method, "site", "block")
         self.rows: dict[str, list[Encoded]] = {}  # by part
         self.needs: dict[str, frozenset[str]] = {}
         frozen: dict[str, dict[str, frozenset[str]]] = {"reference": {}, "teacher": {}}
@@ -110,7 +111,7 @@ class UnlearnTask:
         self.state: dict[str, Tensor] = {}  # of the method: passed to its loss, kept in the checkpoint
         if hasattr(method, "setup"):
             self.state = method.setup(subject, request, settings.seed)
-        more: dict[str, Any] = {"budget": reference_budget, "bf16": settings.bf16}
+        more: dict[str, Any] = {"budget": reference_budget, "bf16": settings.bf16, "site": self.site}
         more["layers"] = {part: self.layers[part.partition(".")[0]] for part in self.rows}
         self.frozen = {
             "reference": Reference(
@@ -263,7 +264,12 @@ class UnlearnTask:
             ]
             positions = torch.cat(chosen).to(batch.row.device)
         out = forward(
-            self.subject.model, batch, logits=any(scored), layers=sorted(layers), positions=positions
+            self.subject.model,
+            batch,
+            logits=any(scored),
+            layers=sorted(layers),
+            site=self.site,
+            positions=positions,
         )
         sizes = [s.stop - s.start for s, wanted in zip(spans, scored, strict=True) if wanted]
         logits = iter(out.logits.split(sizes) if out.logits is not None else ())

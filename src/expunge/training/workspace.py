@@ -64,7 +64,10 @@ class Workspace:
         """
         if not request.forget:
             raise DataError(Problem("forget", f"{method.name} needs forget records", "Bring a forget set"))
-        settings, controls = method.settings_for(self.settings), [*self.controls, *method.hooks(request)]
+        settings, controls = (
+            method.settings_for(self.settings, request),
+            [*self.controls, *method.hooks(request)],
+        )
         for control in controls:
             control.check(method, settings.accumulate)
         if not getattr(method, "transformable", True) and (
