@@ -1,4 +1,4 @@
-"""Training in shards: where records go, that deleting is the same as never having seen, and what a kill leaves."""
+"""Training in shards: where records go, that deleting is as never having seen, what a kill leaves."""
 
 import hashlib
 import json
@@ -334,9 +334,7 @@ def test_merging_by_hand(base, tmp_path):
     deltas = []
     for shard in made.filled:
         file = load_file(tmp_path / f"shard-{shard}-slice-1.safetensors")
-        a, b = (
-            next(t for n, t in file.items() if f"layers.1.self_attn.q_proj.lora_{x}" in n) for x in "AB"
-        )
+        a, b = (next(t for n, t in file.items() if f"layers.1.self_attn.q_proj.lora_{x}" in n) for x in "AB")
         deltas.append(2.0 * b @ a)  # α = 2r
     assert len(deltas) == 3
     weight = dict(base.model.named_parameters())[name]

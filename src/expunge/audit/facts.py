@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from expunge.audit.scorecard import AttackRow, Flag
 
-__all__ = ["TIER_1", "AuditFacts", "Estimate", "described", "is_timed", "label", "plain"]
+__all__ = [
+    "TIER_1", "AuditFacts", "Estimate", "certified", "described", "is_timed", "label", "not_certified",
+    "plain",
+]  # fmt: skip
 
 TIER_1 = (
     "rtt", "benign", "relearn", "leak_at_k", "worst_case", "prompts", "prefill", "quantize", "lens", "uds",
@@ -134,6 +137,32 @@ class AuditFacts:
         said = sorted({row.reason for row in self.attacks if row.attack == name and row.reason})
         reasons = [self.skipped[name]] if name in self.skipped else said
         return f": {'; '.join(reasons).rstrip('.')}" if reasons else ""
+
+
+# A certificate -------------------------------------------------------------------------------------------
+
+
+def not_certified(known: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Why the unlearned model's certificate does not make the model that ships exact; None: it does.
+
+    `known`: model → facts. Control that mixes the original back in makes other weights than the certified.
+    """
+    found = known.get("unlearned", {}).get("certificate")
+    ships = known.get("controlled", {}).get("fingerprint")
+    if not found:
+        return "there is none"
+    if not found.get("exact"):
+        return str(found.get("reason") or "it promises less than exactness")
+    if not found.get("verified"):
+        return "a replay gave other weights" if found.get("differing") else "it was not checked by replay"
+    if not ships or found.get("fingerprint") != ships:
+        return "the model that ships has other weights than the certified one"
+    return None
+
+
+def certified(known: Mapping[str, Mapping[str, Any]]) -> Literal["verified"] | None:
+    """What the verdict asks about the certificate."""
+    return "verified" if not_certified(known) is None else None
 
 
 # One row of an attack ------------------------------------------------------------------------------------

@@ -16,7 +16,15 @@ from expunge.subjects.subject import Subject, load_subject
 from expunge.subjects.weights import fingerprint
 from expunge.training.shards import Shards, replay
 
-__all__ = ["Start", "before_exposure", "certify_shards", "environment", "reinitialized", "what_stays"]
+__all__ = [
+    "Start",
+    "before_exposure",
+    "certify_shards",
+    "environment",
+    "judged",
+    "reinitialized",
+    "what_stays",
+]
 
 NEVER = ("forget", "forget_hard", "holdout")
 """Splits that an exact method must not learn again."""
@@ -46,20 +54,23 @@ class Start(NamedTuple):
 
 
 def before_exposure(subject: Subject, base: str | None, vouched: bool, seed: int) -> Start:
-    """The model `base`, or fresh weights of the subject's architecture where there is none.
-
-    No look at its weights tells what a model was trained on: a given base counts as clean only where the user
-    vouches for it, and never when it is the subject itself.
-    """
+    """The model `base`, or fresh weights of the subject's architecture where there is none."""
     if base is None:
         return Start(reinitialized(subject, seed), True, "training began with random weights")
     start = load_subject(base, device=str(subject.device), max_length=subject.encoder.max_length)
-    if fingerprint(start.model) == fingerprint(subject.model):
-        return Start(start, False, "the base is the original model, which has seen the forget set")
+    return judged(start, subject, vouched)
+
+
+def judged(base: Subject, subject: Subject, vouched: bool) -> Start:
+    """Whether a base is clean. No look at its weights tells what a model was trained on: it is where the user
+    vouches for it, and never when it is the subject itself.
+    """
+    if fingerprint(base.model) == fingerprint(subject.model):
+        return Start(base, False, "the base is the original model, which has seen the forget set")
     if vouched:
-        return Start(start, True, "the base is from before exposure, as the recipe vouches (base_is_clean)")
+        return Start(base, True, "the base is from before exposure, as the recipe vouches (base_is_clean)")
     reason = "the base may have seen the forget set: nobody vouches for it (base_is_clean: true)"
-    return Start(start, False, reason)
+    return Start(base, False, reason)
 
 
 def reinitialized(subject: Subject, seed: int) -> Subject:
@@ -86,7 +97,6 @@ def certify_shards(
     served: Subject,
     kept: Sequence[Record],
     again: Literal["affected", "all", "none"],
-    vouched: bool,
 ) -> dict[str, Any]:
     """The certificate of a deletion: how these weights came about, and whether a replay gave them too."""
     certificate = shards.certificate()
@@ -94,7 +104,7 @@ def certify_shards(
     differing = replay(certificate, shards.base, kept, shards=chosen)
     return {
         **certificate,
-        "exact": shards.clean or vouched,
+        "exact": shards.clean,
         "reason": shards.origin,
         "replayed": chosen,
         "differing": differing,

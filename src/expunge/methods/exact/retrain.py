@@ -50,10 +50,13 @@ class Retrain(OneShot):
         if again is not None:
             finetune(again, records, workspace.settings, name="retraining again, to compare")
         fresh.info["method"] = "retrain"
+        mark = fresh.fingerprint()
+        differing = again is not None and again.fingerprint() != mark
         workspace.facts["certificate"] = {
             **self._certificate(start, before, records, request, workspace),
-            "verified": again is not None and again.fingerprint() == fresh.fingerprint(),
-            "fingerprint": fresh.fingerprint(),
+            "verified": again is not None and not differing,
+            "differing": differing,
+            "fingerprint": mark,
         }
         return fresh
 

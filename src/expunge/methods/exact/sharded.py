@@ -14,7 +14,7 @@ from expunge.data.request import Request
 from expunge.methods.base import OneShot
 from expunge.progress import say
 from expunge.subjects.subject import Subject
-from expunge.training.exact import Start, before_exposure, certify_shards, what_stays
+from expunge.training.exact import Start, before_exposure, certify_shards, judged, what_stays
 from expunge.training.loop import FitResult
 from expunge.training.shard_plan import ShardPlan
 from expunge.training.shards import Shards, open_shards, train_shards
@@ -69,11 +69,13 @@ class Sharded(OneShot):
                 )  # fmt: skip
             else:
                 shards = open_shards(self.folder, device=str(subject.device))
+                if self.base_is_clean:
+                    _, shards.clean, shards.origin = judged(shards.base, subject, True)
             set_up = shards.spent.steps
             shards.delete([record.id for record in request.forget], kept)
             result = self.serve(shards)
             result.info["method"] = self.name
-            certificate = certify_shards(shards, result, kept, self.replay, self.base_is_clean)
+            certificate = certify_shards(shards, result, kept, self.replay)
             workspace.result = FitResult("finished", *shards.spent)
             workspace.facts |= {
                 "trained_parameters": shards.trained_parameters,

@@ -26,7 +26,7 @@ from expunge.training.workspace import LoraSettings, Workspace
     cost="1/S of retraining the adapters",
     scale="single",
     source="Chowdhury et al. 2024, arXiv 2406.16257",
-    verified=["forgetting"],
+    verified=["forgetting", "utility"],
 )
 @dataclass(frozen=True, kw_only=True)
 class ShardedLora(Sharded):

@@ -22,7 +22,7 @@ from expunge.training.shards import Shards
     cost="1/S of retraining",
     scale="single",
     source="Bourtoule et al. 2019, arXiv 1912.03817",
-    verified=["forgetting"],
+    verified=["forgetting", "utility"],
 )
 @dataclass(frozen=True, kw_only=True)
 class SISA(Sharded):
