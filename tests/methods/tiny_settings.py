@@ -28,10 +28,10 @@ TINY = {
     "graddiff": Tiny(kept=0.7),
     "pdu": Tiny({"forget_weight": 0.01}),  # logits of a width-32 model are far apart: the square is large
     "tarf": Tiny({"hidden": 0.0, "identify": 0.1}, steps=60),
-    "sisa": Tiny({"shards": 2, "replay": "none"}, steps=400, lr=1e-2),
+    "sisa": Tiny({"shards": 2, "replay": "none"}, steps=300, lr=1e-2),
     "sharded_lora": Tiny(
         {"shards": 2, "splits": ("retain",), "public": ("calibration",), "aggregate": "mixture"},
-        steps=200,
+        steps=120,
         lr=1e-2,
     ),
     "retrain": Tiny(steps=100, lr=1e-2),
