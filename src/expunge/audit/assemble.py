@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from expunge.audit.attack_rows import Direct, Entries, attack_rows, estimate, residual
+from expunge.audit.facts import certified, not_certified
 from expunge.audit.scorecard import (
     AlphaPoint,
     AttackRow,
@@ -179,6 +180,7 @@ def _facts(
         flags=flags,
         calibration_met=material.control.get("met"),
         report_met=_report_met(scores, bar, material.keep),
+        certificate=certified(material.facts),
         weights_unchanged=bool(same and material.facts.get("original", {}).get("fingerprint")),
         planted_positive=_planted(material, direct),
         profile=material.profile,
@@ -374,6 +376,8 @@ def _limits(material: Material, models: Mapping[str, ModelEvidence], missing: Se
         limits.append(f"Built by expunge, not brought by you: {', '.join(sorted(built))}.")
     if len({r.entity or r.id for r in material.request.forget}) < 20:
         limits.append("The forget set holds fewer than twenty entities: intervals are too narrow.")
+    if material.facts.get("unlearned", {}).get("certificate") and (why := not_certified(material.facts)):
+        limits.append(f"The method's certificate does not make this model exact: {why}.")
     if missing:
         limits.append(
             "Attacks of a complete audit that were not run: "
