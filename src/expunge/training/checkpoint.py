@@ -29,8 +29,12 @@ def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dic
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     for index, entry in state["state"].items():
-        for key, value in entry.items():
-            tensors[f"{index}.{key}"] = torch.as_tensor(value).detach().cpu().contiguous()
+        nested = [value for value in entry.values() if isinstance(value, dict)]  # bitsandbytes hides some
+        plain = {key: value for key, value in entry.items() if not isinstance(value, dict)}
+        for part in (plain, *nested):
+            for key, value in part.items():
+                stored = torch.as_tensor(value).detach().cpu().contiguous()
+                tensors[f"{index}.{key}"] = stored.clone() if nested else stored  # it shares its code books
     return tensors, state["param_groups"]
 
 
@@ -71,9 +75,10 @@ def load_checkpoint(
     with torch.no_grad():
         for name, tensor in load_file(folder / "weights.safetensors").items():
             parameters[name].copy_(tensor)
-    entries: dict[int, dict[str, Tensor]] = {}
+    entries: dict[int, dict[str, Any]] = {}
     for name, tensor in load_file(folder / "optimizer.safetensors").items():
         index, _, key = name.partition(".")
-        entries.setdefault(int(index), {})[key] = tensor
+        whole = tensor.ndim == 0 and not tensor.is_floating_point()  # a plain count of steps
+        entries.setdefault(int(index), {})[key] = int(tensor) if whole else tensor
     optimizer.load_state_dict({"state": entries, "param_groups": state.pop("param_groups")})
     return state, load_file(folder / "extra.safetensors")
