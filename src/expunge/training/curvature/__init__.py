@@ -5,12 +5,12 @@ diagonal, kfac, ekfac approximate the Fisher; cg, lissa, dense solve with the ex
 
 from typing import Any, Literal
 
-from expunge.training.curvature.cg import ConjugateGradient
+from expunge.training.curvature.cg import ConjugateGradient, conjugate_gradient
 from expunge.training.curvature.dense import Dense
 from expunge.training.curvature.diagonal import Diagonal
 from expunge.training.curvature.ekfac import EKFAC
 from expunge.training.curvature.kfac import KFAC
-from expunge.training.curvature.language import language_problem
+from expunge.training.curvature.language import language_problem, linear_weights
 from expunge.training.curvature.lissa import LiSSA
 from expunge.training.curvature.problem import (
     CATEGORICAL,
@@ -39,7 +39,9 @@ __all__ = [
     "Product",
     "Solver",
     "SolverName",
+    "conjugate_gradient",
     "language_problem",
+    "linear_weights",
     "make_solver",
 ]
 

@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from expunge.data.batching import collate
 from expunge.data.encoding import Encoded
 from expunge.data.records import Record
 from expunge.measure.forward import forward
 from expunge.stats import seed_from
+from expunge.subjects.architecture import linear_targets
 from expunge.subjects.subject import Subject
 from expunge.training.curvature.problem import CurvatureProblem, Output
 from expunge.training.gradients import answer_rows
 
-__all__ = ["language_problem"]
+__all__ = ["language_problem", "linear_weights"]
 
 
 def language_problem(
@@ -45,3 +47,13 @@ def language_problem(
 
     kept = sorted(kept, key=lambda row: -len(row.ids))  # little padding
     return CurvatureProblem(subject.model, parameters, kept, evaluate, scale=len(rows) / len(kept), seed=seed)
+
+
+def linear_weights(model: nn.Module) -> list[str]:
+    """Names of the weights K-FAC is for: linear maps of the blocks, without routers, fused experts, head."""
+    maps = set(linear_targets(model))
+    return [
+        f"{name}.weight"
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, Conv1D)) and name.rpartition(".")[2] in maps
+    ]
