@@ -200,13 +200,11 @@ def test_negmerge_keeps_the_mean_where_all_signs_agree():
 
 
 def test_negmerge_tunes_with_other_seeds_and_rates(subject):
-    result = weights(run("negmerge", subject, alpha=1.0, lr_factors=(1.0, 2.0)))
-    other = SETTINGS.model_copy(update={"seed": SETTINGS.seed + 1, "lr": 2 * SETTINGS.lr})
-    start, runs = (
-        weights(subject),
-        [tuned_by_hand(subject, tiny_request().forget, s) for s in (SETTINGS, other)],
-    )
-    for name, before in start.items():
+    first = SETTINGS.model_copy(update={"batch": 3})
+    result = weights(run("negmerge", subject, settings=first, alpha=1.0, lr_factors=(1.0, 2.0)))
+    other = first.model_copy(update={"seed": first.seed + 1, "lr": 2 * first.lr})
+    runs = [tuned_by_hand(subject, tiny_request().forget, settings) for settings in (first, other)]
+    for name, before in weights(subject).items():
         one, two = (tuned[name] - before for tuned in runs)
         expected = before - torch.where(one.sign() * two.sign() > 0, (one + two) / 2, 0.0)
         torch.testing.assert_close(result[name], expected, rtol=0, atol=1e-7)
@@ -328,7 +326,7 @@ def test_memit_with_vanishing_prior_hits_all_targets():
 
 def test_second_moment_of_few_tokens_is_positive_definite(subject):
     row = prompt_row(subject.encoder, tiny_request().forget[0])
-    total, gram, count = key_sums(subject, 1, [row])
+    _, gram, count = key_sums(subject, 1, [row])
     assert count == len(row.ids) < len(gram)
     assert torch.linalg.matrix_rank(gram) <= count
     moment = second_moment(subject, 1, [row])
@@ -337,7 +335,16 @@ def test_second_moment_of_few_tokens_is_positive_definite(subject):
         moment, gram / count, rtol=0, atol=1.1e-4 * float(gram.diagonal().mean() / count)
     )
     assert torch.equal(second_moment(subject, 1, []), torch.eye(len(gram)).double())
-    assert total.shape == gram[0].shape
+
+
+def test_key_sums_count_every_token_and_no_padding(subject):
+    rows = [subject.encoder.encode(r) for r in tiny_request().forget]
+    assert len({len(row.ids) for row in rows}) > 1
+    alone = [key_sums(subject, 1, [row]) for row in rows]
+    total, gram, count = key_sums(subject, 1, rows)
+    assert count == sum(len(row.ids) for row in rows)
+    torch.testing.assert_close(total, sum(one[0] for one in alone), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(gram, sum(one[1] for one in alone), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "gpt_neox", "phi"])
@@ -581,8 +588,13 @@ def test_lunar_moves_one_matrix_along_its_direction(deep):
     ends = [[prompt_row(deep.encoder, record) for record in records] for records in questions]
     toward = mean_state(deep, 2, ends[1]) - mean_state(deep, 2, ends[0])
     assert abs(float(left[:, 0] @ toward / toward.norm())) > 1 - 1e-6
-    total, _, _ = key_sums(deep, 2, ends[0])
-    assert float(toward @ change @ total) > 0
+    kept = [deep.encoder.encode(r) for r in request.retain]
+    keys = [torch.cat([k[m] for _, k, _, m in states(deep, 2, rows)]) for rows in (ends[0], kept)]
+    goals = [
+        torch.outer(torch.full((len(k),), c).double(), toward) for k, c in zip(keys, (2.0, 0.0), strict=True)
+    ]
+    expected = torch.linalg.lstsq(torch.cat(keys), torch.cat(goals)).solution.T
+    torch.testing.assert_close(change, expected, rtol=0, atol=1e-4 * expected.norm())
 
 
 def test_mean_state_is_behind_the_block_at_the_last_prompt_token(deep):
