@@ -23,7 +23,7 @@ from expunge.data.records import Record
 from expunge.data.request import Kind, Request
 from expunge.errors import ConfigError, DataError
 from expunge.methods import METHODS, Method, Objective, OneShot, Wrapper, make_method
-from expunge.subjects import Subject, fingerprint
+from expunge.subjects import Subject
 from expunge.training import TrainSettings, Workspace, loop, views
 from expunge.training.checkpoint import save_checkpoint, trainable
 from expunge.training.unlearn import Micro, UnlearnTask
@@ -223,13 +223,13 @@ def check_padding_and_order(method: Method) -> None:
 
 def check_same_seed_same_bits(method: Method) -> None:
     """Twice the same run: the same bits."""
-    marks = {fingerprint(_run(method).model) for _ in range(2)}
+    marks = {_run(method).fingerprint() for _ in range(2)}
     assert len(marks) == 1, "two runs with one seed differ"
 
 
 def check_resume(method: Method) -> None:
     """Killed after the second checkpoint and run again: the bits of a straight run, method state included."""
-    straight = fingerprint(_run(method).model)
+    straight = _run(method).fingerprint()
     saves = 0
 
     def save_then_die(*args: Any) -> None:
@@ -245,7 +245,7 @@ def check_resume(method: Method) -> None:
                 resumed = _run(method, Path(name))
         except _Killed:
             resumed = _run(method, Path(name))
-    assert fingerprint(resumed.model) == straight, "a resumed run differs from a straight one"
+    assert resumed.fingerprint() == straight, "a resumed run differs from a straight one"
 
 
 METHOD_CHECKS = (

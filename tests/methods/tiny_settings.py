@@ -48,6 +48,9 @@ TINY = {
     "mudman": Tiny({"unlearning_rate": 1.0, "retain_lr": 1.0, "adversary_lr": 1e-2}, steps=60),
     "repselect": Tiny({"q": 8, "eta": 0.6, "lora_lr": 0.1, "budget": 2.0, "rounds": 20}),
     "cir": Tiny({"size": 0.1, "retain_lr": 1.0, "budget": 3.0, "layers": (0, 1), "acts": 4, "grads": 4}),
+    "idk_ap": Tiny(kept=0.7),  # it asks only that the answer wins
+    "eco": Tiny({"target": 1.5}),  # even a wrong prompt leaves most tokens of an answer likely here
+    "uld": Tiny(steps=100),
     "kl_gap": Tiny({"epochs": 20.0, "retain_weight": 1.0}),
     "whp": Tiny({"reinforce_epochs": 20.0}),
     "undo": Tiny({"epochs": 150.0, "lr": 5e-3, "alpha": 0.4}),

@@ -161,9 +161,8 @@ def _facts(
     retain = _drop(models, bar, "report", seed)
     refusals = {m: _refusals(models, m, material.request) for m in ("controlled", "original")}
     auc = ("mia_min_k_plus_plus", "forget")
-    same = material.facts.get("controlled", {}).get("fingerprint") == material.facts.get("original", {}).get(
-        "fingerprint"
-    )
+    held = {m: material.facts.get(m, {}) for m in ("controlled", "original")}
+    weights = {m: known.get("weights") or known.get("fingerprint") for m, known in held.items()}
     controlled = estimate(direct.scores["controlled"]) or Estimate(0.0)
     return AuditFacts(
         metric=direct.metric,
@@ -181,7 +180,7 @@ def _facts(
         calibration_met=material.control.get("met"),
         report_met=_report_met(scores, bar, material.keep),
         certificate=certified(material.facts),
-        weights_unchanged=bool(same and material.facts.get("original", {}).get("fingerprint")),
+        weights_unchanged=bool(weights["original"] and weights["controlled"] == weights["original"]),
         planted_positive=_planted(material, direct),
         profile=material.profile,
         oracle_kind=material.oracle_kind,
@@ -379,6 +378,11 @@ def _limits(material: Material, models: Mapping[str, ModelEvidence], missing: Se
     if material.facts.get("unlearned", {}).get("certificate") and (why := not_certified(material.facts)):
         limits.append(f"The method's certificate does not make this model exact: {why}.")
     if missing:
+    if material.facts.get("controlled", {}).get("wrapper"):
+        limits.append(
+            "The model stands behind a wrapper. Prompts were asked through it; attacks on weights took it "
+            "off, as whoever holds the files can."
+        )
         limits.append(
             "Attacks of a complete audit that were not run: "
             f"{', '.join(n.replace('_', ' ') for n in missing)}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from expunge.attacks import ATTACKS, Attack, Field
@@ -11,7 +11,7 @@ from expunge.evidence import Evidence
 from expunge.metrics import make_metric
 from expunge.subjects.subject import Subject
 
-__all__ = ["ATTACK_METRICS", "PROFILES", "attack_plan", "make_attack", "run_attack"]
+__all__ = ["ATTACK_METRICS", "PROFILES", "attack_plan", "make_attack", "out_of_reach", "run_attack"]
 
 ATTACK_METRICS = ("extraction_strength", "probability")
 
@@ -35,13 +35,22 @@ def attack_plan(audit: str | Sequence[tuple[str, Mapping[str, Any]]]) -> list[tu
     return [(name, dict(settings)) for name, settings in audit]
 
 
+def out_of_reach(attack: Attack, can: Collection[str]) -> str | None:
+    """Why this attack cannot be made on a model that answers no more than `can`; None when it can."""
+    needs = "weights" if attack.card.fields["kind"] in ("weights", "read-out") else "logprobs"
+    return None if needs in can else f"it needs {needs}, the model gives {', '.join(sorted(can))}"
+
+
 def run_attack(attack: Attack, subject: Subject, field: Field) -> list[dict[str, Any]]:
     """One entry per outcome: config, step, details, and {split: {metric: {record: value}}} with `entities`.
 
-    Where several rows stand for one record (`sources`), its value is the maximum over them.
+    Where several rows stand for one record (`sources`), its value is the maximum over them. Whoever attacks
+    the weights holds them, and takes a wrapper off first.
     """
     entries = []
-    for outcome in attack.run(subject, field):
+    target = subject.unwrapped() if attack.card.fields["kind"] == "weights" else subject
+    about = {} if target is subject else {"attacked": "the model behind the wrapper"}
+    for outcome in attack.run(target, field):
         scores: dict[str, dict[str, dict[str, float]]] = {}
         entities: dict[str, dict[str, int]] = {}
         for split, evidence in outcome.evidence.items():
@@ -53,7 +62,7 @@ def run_attack(attack: Attack, subject: Subject, field: Field) -> list[dict[str,
             {
                 "config": dict(outcome.config),
                 "step": outcome.step,
-                "details": dict(outcome.details),
+                "details": {**outcome.details, **about},
                 "scores": scores,
                 "entities": entities,
             }

@@ -49,7 +49,10 @@ def add_generations(
             and not row.truncated
         ):
             room = min(max_new_tokens, sheet.encoder.max_length - row.num_prompt_tokens)
-            todo.append((i, _draft(line, row, stop, room)))
+            prompt = line.windows[0].ids[: line.windows[0].num_prompt]
+            todo.append(
+                (i, _draft(line, row, stop, room) if subject.drafts else _Draft(prompt, [], room <= 0))
+            )
     open_ = [d for _, d in todo if not d.done]
     greedy_continue(
         subject, [d.prompt for d in open_], [d.ids for d in open_], stop, max_new_tokens, sheet.encoder.pad_id

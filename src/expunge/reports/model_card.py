@@ -44,7 +44,7 @@ def front_matter(scorecard: Scorecard, *, scorecard_hash: str | None = None) -> 
         "scorecard_sha256": scorecard_hash,
     }
     matter = {
-        "library_name": "transformers",
+        "library_name": "expunge" if scorecard.models.get("controlled", {}).get("wrapper") else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["machine-unlearning", "expunge"],
         "base_model": _base_model(scorecard),

@@ -11,11 +11,18 @@ import torch
 from expunge.progress import say
 from expunge.runs.recipe import Recipe
 from expunge.subjects.subject import Subject, load_subject
-from expunge.subjects.weights import fingerprint
+from expunge.subjects.wrapped import Wrapped
 
 __all__ = ["Shelf", "model_facts", "set_threads"]
 
 SMALL = 5_000_000
+
+ACCESS = {
+    "weights": frozenset({"generate", "logprobs", "hidden", "weights"}),
+    "logits": frozenset({"generate", "logprobs"}),
+    "text": frozenset({"generate"}),
+}
+"""What each access of a recipe lets a model be asked."""
 
 
 @dataclass
@@ -28,7 +35,7 @@ class Shelf:
     def load(self, name: str) -> Subject:
         recipe = self.recipe
         gc.collect()  # what the last stage held
-        return load_subject(
+        subject = load_subject(
             self.places[name],
             dtype=recipe.dtype,
             device=recipe.device,
@@ -36,12 +43,17 @@ class Shelf:
             attention=recipe.attention,
             trust_remote_code=recipe.trust_remote_code,
         )
+        return subject.limited(ACCESS[recipe.access])
 
 
 def model_facts(subject: Subject) -> dict[str, Any]:
-    """What the scorecard says about a model."""
+    """What the scorecard says about a model; `weights` and `can`: of what the holder of its files has."""
+    mark = subject.fingerprint()
     return {
-        "fingerprint": fingerprint(subject.model),
+        "fingerprint": mark,
+        "weights": subject.unwrapped().fingerprint() if isinstance(subject, Wrapped) else mark,
+        "wrapper": subject.name if isinstance(subject, Wrapped) else None,
+        "can": sorted(subject.unwrapped().can),
         "architecture": type(subject.model).__name__,
         "parameters": subject.num_parameters(),
         "dtype": str(next(subject.model.parameters()).dtype).removeprefix("torch."),

@@ -11,7 +11,7 @@ from typing import Any
 import expunge
 from expunge.attacks import Attack, Field
 from expunge.audit.assemble import Material, assemble
-from expunge.audit.attacking import attack_plan, make_attack, run_attack
+from expunge.audit.attacking import attack_plan, make_attack, out_of_reach, run_attack
 from expunge.audit.scorecard import Scorecard
 from expunge.data.request import fingerprint_records
 from expunge.errors import BarMissed, ConfigError, Problem, nearest
@@ -164,11 +164,12 @@ class Pipeline:
             lrs=tuple(self.job.attack_lrs),
             batch=min(32, max(8, self.job.train.batch)),
         )
-        if self.plan and self.recipe.reach != "quick" and "original" in self.shelf.places:
+        open_ = self.recipe.access == "weights"
+        if self.plan and self.recipe.reach != "quick" and open_ and "original" in self.shelf.places:
             self._plant()
         for name, settings in self.plan:
             attack = make_attack(name, settings)
-            reason = attack.missing(field)
+            reason = attack.missing(field) or out_of_reach(attack, self.known["controlled"]["can"])
             if reason:
                 self.skipped[name] = reason
                 say(f"attack {name}: skipped, {reason}")
@@ -283,7 +284,7 @@ class Pipeline:
         return {
             "request": {split: fingerprint_records(request[split]) for split in request},
             "original": self._model("original"),
-            "loading": [recipe.dtype, recipe.device, recipe.attention, recipe.max_length],
+            "loading": [recipe.dtype, recipe.device, recipe.attention, recipe.max_length, recipe.access],
             "seed": recipe.seed,
         }
 

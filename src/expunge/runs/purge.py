@@ -74,3 +74,7 @@ def _kept(folder: Path, everything: bool, sharing: list[str]) -> Iterator[str]:
     for other in sharing:
         yield f"not touched: {other}, a run with copies of its own; purge it as well"
     yield "not touched: your own data files and the original model, which still knows the forget set"
+    for file in sorted(folder.glob("*/model/wrapper.json")):
+        yield (
+            f"kept {file.parent}, a wrapped model: what it wraps still knows the forget set; --all removes it"
+        )

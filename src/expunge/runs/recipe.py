@@ -194,3 +194,6 @@ class Recipe(Part):
     @property
     def sources(self) -> dict[str, str]:
         return {split: getattr(self, split) for split in SPLITS if getattr(self, split)}
+    access: Literal["weights", "logits", "text"] = Field(
+        "weights", description="what may be asked of the model: logits, text: as of one behind an interface"
+    )

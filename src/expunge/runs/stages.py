@@ -11,7 +11,8 @@ from typing import Any
 
 from expunge.controls import Control, Scene, make_control
 from expunge.controls.bar import Bar, Probe, choose_metric
-from expunge.controls.model_mixing import MixingPath, ModelMixing
+from expunge.controls.model_mixing import ModelMixing
+from expunge.controls.paths import ModelPath, path_of
 from expunge.controls.uwc import UWC, Calibration
 from expunge.data.request import fingerprint_records
 from expunge.errors import ConfigError, NotComputable, Problem
@@ -22,7 +23,7 @@ from expunge.metrics import make_metric
 from expunge.runs.folder import write_json
 from expunge.runs.models import Shelf, model_facts
 from expunge.runs.prepare import Job
-from expunge.subjects import Subject, fingerprint, save_subject
+from expunge.subjects import Subject, save_subject
 from expunge.training.workspace import LoraSettings, Workspace
 
 __all__ = ["control", "load_json", "measure", "plant", "read_splits", "retrain_oracle", "unlearn"]
@@ -144,8 +145,8 @@ def control(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
         made: dict[str, Any] = {"alpha": 1.0, "metric": None, "met": None}
         subject = unlearned
     else:
-        marks = {"original": fingerprint(live.model), "unlearned": fingerprint(unlearned.model)}
-        path = MixingPath(live, unlearned, folder / "work")
+        marks = {"original": live.fingerprint(), "unlearned": unlearned.fingerprint()}
+        path = path_of(live, unlearned, folder / "work")
         made = _calibrate(
             job, path, Probe(live, job.request["calibration"], bar.metric), bar, original, marks
         )
@@ -163,7 +164,7 @@ def control(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
 
 def _calibrate(
     job: Job,
-    path: MixingPath,
+    path: ModelPath,
     probe: Probe,
     bar: Bar,
     original: Mapping[str, Evidence],
@@ -223,7 +224,7 @@ def _sweep(calibration: Calibration) -> list[dict[str, Any]]:
 
 
 def _curve(
-    job: Job, path: MixingPath, probe: Probe, bar: Bar, grid: int, sweep: Sequence[Mapping[str, Any]]
+    job: Job, path: ModelPath, probe: Probe, bar: Bar, grid: int, sweep: Sequence[Mapping[str, Any]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The bar's metric on calibration and CURVE_SPLITS along α, and the τ sweep filled from it."""
     splits = {split: job.request[split] for split in CURVE_SPLITS if split in job.request}

@@ -68,7 +68,7 @@ class PromptClassifier:
 
 
 def fit_classifier(
-    forget: Sequence[str], retain: Sequence[str], *, penalty: float = 1e-4
+    forget: Sequence[str], retain: Sequence[str], *, penalty: float = 1e-6
 ) -> PromptClassifier:
     """Fit by L-BFGS: mean log-loss with both sides weighing the same, + penalty/2·‖w‖². Deterministic."""
     rows = [_features(text) for text in (*forget, *retain)]

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ class Subject:
     source: str = ""
     can: frozenset[str] = WEIGHTS
     info: dict[str, Any] = field(default_factory=dict)
+    drafts: ClassVar[bool] = True  # whether greedy decoding follows from `logits`, token by token
 
     @property
     def device(self) -> torch.device:
@@ -105,6 +106,11 @@ class Subject:
         with quiet():
             self.model.save_pretrained(folder)  # type: ignore[operator]
             self.tokenizer.save_pretrained(folder)
+
+    def limited(self, can: frozenset[str]) -> Subject:
+        """The same subject, of which no more than `can` may be asked."""
+        self.can &= can
+        return self
 
     def num_parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())

@@ -52,7 +52,6 @@ class Wrapped(Subject):
     card: ClassVar[Card]
     Rule: ClassVar[type[Any]] = NoRule
     knob: ClassVar[bool] = True
-    drafts: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -110,6 +109,11 @@ class Wrapped(Subject):
         made = type(self)(self.base, self.rule, self.parts, strength, self.info)
         made.source = self.source
         return made
+
+    def limited(self, can: frozenset[str]) -> Subject:
+        for subject in self._subjects().values():
+            subject.limited(can)
+        return super().limited(can)
 
     def unwrapped(self) -> Subject:
         return self.base.unwrapped()

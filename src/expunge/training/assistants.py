@@ -37,6 +37,7 @@ class UniformRetain:
 
 def shallow(subject: Subject, layers: int) -> Subject:
     """A copy with the first `layers` blocks, the embeddings, the last norm and the head."""
+    subject.need("weights", what="an assistant cut from the model (or give its folder: `plus`, `minus`)")
     from transformers import AutoModelForCausalLM
 
     if layers >= len(blocks(subject.model)):
@@ -63,6 +64,7 @@ def given(folder: str, like: Subject) -> Subject:
 
 def taught(subject: Subject, records: Sequence[Record], workspace: Workspace, name: str) -> Subject:
     """A copy fine-tuned on these records with the run's settings."""
+    subject.need("weights", what="an assistant trained from the model (or give its folder: `plus`)")
     work = subject.clone()
     work.model.requires_grad_(True)
     result = finetune(

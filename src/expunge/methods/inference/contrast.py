@@ -104,8 +104,8 @@ class WHPDecode(Contrastive):
     weight: float = -1.0
     ratio: Share = 0.0
 
-    def rule(self) -> ContrastRule:
-        return replace(super().rule(), rectified=True)
+    def rule(self, vocab_size: int) -> ContrastRule:
+        return replace(super().rule(vocab_size), rectified=True)
 
     def complete(
         self, parts: dict[str, Subject], subject: Subject, request: Request, work: Workspace

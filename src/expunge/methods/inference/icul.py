@@ -13,6 +13,7 @@ from expunge.data.records import Record
 from expunge.data.request import Request
 from expunge.errors import DataError, Problem
 from expunge.methods.base import METHODS, Wrapper
+from expunge.progress import say
 from expunge.stats import seed_from
 from expunge.subjects.subject import Subject
 from expunge.subjects.wrappers.in_context import Example, InContext, InContextRule
@@ -60,7 +61,13 @@ class ICUL(Wrapper):
             ids = shown(encoder, record.answered(flip(record, retain, gold, seed)))
             flipped.append(Example(encoder.decode(encoder.prompt_ids(record)), ids))
         kept = tuple(shown(encoder, record) for record in retain[: self.shots])
-        return InContext(subject, InContextRule(tuple(flipped), kept, self.room))
+        made = InContext(subject, InContextRule(tuple(flipped), kept, self.room))
+        prompts = [encoder.prompt_ids(record) for record in forget]
+        changed = sum(made.reprompt(prompt) != prompt for prompt in prompts) / len(prompts)
+        workspace.facts["prompts_changed"] = changed
+        if changed < 1:
+            say(f"icul: the examples fit before {changed:.0%} of the forget prompts; raise max_length")
+        return made
 
 
 def flip(record: Record, retain: list[Record], gold: set[str], seed: int) -> str:

@@ -20,7 +20,7 @@ __all__ = ["CorruptRule", "Corrupted"]
 
 @dataclass(frozen=True)
 class CorruptRule:
-    """`sigma` s in units of the embeddings, `dims` d, the classifier and the probability from which it acts."""
+    """The noise's deviation `sigma` and `dims`; the classifier, and the probability from which it acts."""
 
     classifier: PromptClassifier
     sigma: float
@@ -62,7 +62,7 @@ class Corrupted(Wrapped):
 
     @contextmanager
     def _added(self, noise: Sequence[Tensor | None], width: int, starts: Sequence[int]) -> Iterator[None]:
-        """Add each row's noise from its start on, in the first call of the embeddings: it holds the prompts."""
+        """Add each row's noise from its start on, in the embeddings' first call: it holds the prompts."""
         embeddings = self.model.get_input_embeddings()  # type: ignore[operator]
         shift = torch.zeros(len(noise), width, embeddings.weight.shape[1])
         for row, (values, start) in enumerate(zip(noise, starts, strict=True)):

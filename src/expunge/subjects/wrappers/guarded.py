@@ -36,9 +36,9 @@ class GuardRule:
 class Guarded(Reprompted):
     """Refuses a prompt with a keyword or a high score, and an answer with a phrase that must not be said.
 
-    A refused row scores as a refusal whatever answer is forced: at answer position t the distribution is 1 − ε
-    on the refusal's token t (its end token from there on) and ε/(V − 1) on each other. An answer filter reads
-    whole answers, so a forced answer that it would stop is refused from its first token. At strength s a
+    A refused row scores as a refusal whatever answer is forced: at answer position t the distribution is
+    1 − ε on the refusal's token t (its end token from there on) and ε/(V − 1) on each other. An answer filter
+    reads whole answers: a forced answer that it would stop is refused from its first token. At strength s a
     prompt must score 1 − s·(1 − threshold); a keyword scores 1.
     """
 
