@@ -12,7 +12,16 @@ from expunge.errors import ModelError, Problem
 from expunge.subjects.architecture import linear_targets
 from expunge.subjects.subject import Subject, quiet
 
-__all__ = ["attach_lora", "base_moved", "lora_modules", "merge", "move_base", "scale_lora", "transposed"]
+__all__ = [
+    "attach_lora",
+    "base_moved",
+    "lora_modules",
+    "merge",
+    "merge_onto",
+    "move_base",
+    "scale_lora",
+    "transposed",
+]
 
 
 def attach_lora(
@@ -100,3 +109,14 @@ def merge(subject: Subject) -> Subject:
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     return Subject(model, subject.tokenizer, subject.encoder, subject.source, subject.can, dict(subject.info))
+
+
+def merge_onto(adapted: Subject, original: Subject) -> Subject:
+    """`original` with the other's adapters added to its weights, in place: their own base was quantized."""
+    with torch.no_grad():
+        for name, layer in lora_modules(adapted.model):
+            module: Any = original.model.get_submodule(name.removeprefix("base_model.model."))
+            for key, scale in layer.scaling.items():
+                product = scale * (layer.lora_B[key].weight @ layer.lora_A[key].weight)
+                module.weight.add_((product.T if transposed(module) else product).to(module.weight.dtype))
+    return original

@@ -14,7 +14,9 @@ from expunge.data.request import Request
 from expunge.errors import ConfigError, DataError, ExpungeError, Problem
 from expunge.progress import say
 from expunge.subjects import attach_lora, merge
+from expunge.subjects.adapters import merge_onto
 from expunge.subjects.architecture import linear_targets, without_dropout
+from expunge.subjects.quantized import quantize_base
 from expunge.subjects.subject import Subject
 from expunge.training.checkpoint import trainable
 from expunge.training.fila import start_fila
@@ -38,6 +40,9 @@ class LoraSettings(BaseModel):
     alpha: float | None = Field(None, gt=0, description="default 2·rank")
     start: Literal["zero", "fila"] = Field(
         "zero", description="zero: B·A = 0; fila: in the directions that matter to forget and not to retain"
+    )
+    base: Literal["full", "int8", "nf4"] = Field(
+        "full", description="int8, nf4: base (and reference) quantized in training; merged onto full weights"
     )
 
 
@@ -105,6 +110,8 @@ class Workspace:
         )
         for parameter in work.model.parameters():
             parameter.requires_grad_(True)
+        if self.lora is not None and self.lora.base != "full":
+            return merge_onto(work, subject.clone())
         return merge(work)
 
     def _select(
@@ -135,6 +142,8 @@ class Workspace:
             )
             if targets == []:
                 raise ConfigError(Problem("selection", "holds no linear map for a LoRA", "Select more"))
+            if self.lora.base != "full":
+                quantize_base(work.model, self.lora.base)
             rank, alpha, seed = self.lora.rank, self.lora.alpha, self.settings.seed
             adapted = attach_lora(work, rank=rank, alpha=alpha, seed=seed, targets=targets)
             if self.lora.start == "fila":
