@@ -52,7 +52,7 @@ TINY = {
     "eco": Tiny({"target": 1.5}),  # even a wrong prompt leaves most tokens of an answer likely here
     "uld": Tiny(steps=100),
     "kl_gap": Tiny({"epochs": 20.0, "retain_weight": 1.0}),
-    "whp": Tiny({"reinforce_epochs": 20.0}),
+    "whp": Tiny({"reinforce_epochs": 20.0, "alpha": 5.0}),
     "undo": Tiny({"epochs": 150.0, "lr": 5e-3, "alpha": 0.4}),
 }
 

@@ -1,7 +1,7 @@
 """Answers other than gold, by variant: what a method may train toward, one function each.
 
-`answer_for(variant)(ask)` is the text that stands in the place of the gold answer; a function of the record,
-the seed and the epoch, so that a resumed run draws the same.
+`answer_for(variant)(ask)` is the text that stands in the place of the gold answer, which it never holds; a
+function of the record, the seed and the epoch, so that a resumed run draws the same.
 """
 
 from __future__ import annotations
@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from expunge.data.near import normalized
 from expunge.data.records import Record
 from expunge.data.refusals import REFUSALS, refusal_for
 from expunge.data.request import Request
+from expunge.data.vague import holds_answer, vague_answer
 from expunge.errors import DataError, Problem, nearest
 from expunge.stats import seed_from
 
-__all__ = ["ANSWERS", "Ask", "answer_for"]
+__all__ = ["ANSWERS", "Ask", "answer_for", "usable_alternates"]
 
 
 @dataclass(frozen=True)
@@ -29,30 +31,63 @@ class Ask:
     draw: int = 0  # which of several, for `mismatch0`, `mismatch1`, …
 
 
+def usable_alternates(record: Record, texts: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """The record's alternates (or these texts) without gold and without the evaluation's distractors.
+
+    A model trained toward the evaluation's own distractors would pass it without having forgotten anything.
+    """
+    taken = {normalized(text) for text in (*record.perturbed_answers, *record.choices)}
+    texts = record.alternates if texts is None else texts
+    return tuple(t for t in texts if normalized(t) not in taken and not holds_answer(t, record))
+
+
 def _refusal(ask: Ask) -> str:
     """The record's own refusal, or one of the request's."""
     return refusal_for(ask.record, ask.request.refusals, ask.seed, ask.epoch)
 
 
 def _alternate(ask: Ask) -> str:
-    """One of the record's alternates, another each epoch."""
-    alternates = ask.record.alternates
-    if not alternates:
-        fix = "Add `alternates` to the records"
-        raise DataError(Problem(f"record {ask.record.id}", "has no alternate answers", fix))
-    return alternates[ask.epoch % len(alternates)]
+    """One of the record's usable alternates, another each epoch."""
+    usable = usable_alternates(ask.record)
+    if not usable:
+        what = "has no alternate answers"
+        if ask.record.alternates:
+            what += " but the gold answer and the evaluation's distractors"
+        raise DataError(Problem(f"record {ask.record.id}", what, "Add `alternates` to the records"))
+    return usable[(ask.epoch + ask.draw) % len(usable)]
 
 
 def _mismatch(ask: Ask) -> str:
-    """The answer of some retain record, one of the refusals where there is none; another each epoch."""
-    pool = [record.answer for record in ask.request.retain] or ask.request.refusals or REFUSALS
-    return pool[seed_from(ask.seed, "mismatch", ask.record.id, ask.epoch, ask.draw) % len(pool)]
+    """The answer of a retain record about another entity, a refusal if there is none; another each epoch."""
+    record, pool = ask.record, ask.request.retain
+    start = seed_from(ask.seed, "mismatch", record.id, ask.epoch, ask.draw)
+    for step in range(len(pool)):
+        other = pool[(start + step) % len(pool)]
+        if (not record.entity or other.entity != record.entity) and not holds_answer(other.answer, record):
+            return other.answer
+    lines = ask.request.refusals or REFUSALS
+    return lines[start % len(lines)]
+
+
+def _generic(ask: Ask) -> str:
+    """A vague line for a question, the text without its names for a document."""
+    return vague_answer(ask.record, ask.seed, ask.epoch)
+
+
+def _empty(ask: Ask) -> str:
+    """Nothing: the end token alone is the label."""
+    if ask.record.is_document:
+        fix = "Bring questions, or relabel documents to random or generic"
+        raise DataError(Problem(f"record {ask.record.id}", "is a document, it has nothing to answer", fix))
+    return ""
 
 
 ANSWERS: dict[str, Callable[[Ask], str]] = {
     "refusal": _refusal,
     "alternate": _alternate,
     "mismatch": _mismatch,
+    "generic": _generic,
+    "empty": _empty,
 }
 
 

@@ -22,8 +22,8 @@ from expunge.training.checkpoint import trainable
 from expunge.training.views import View
 
 __all__ = [
-    "RETAIN_LOSSES", "AnswerPreservation", "CrossEntropy", "HiddenMSE", "HiddenNorm", "JensenShannon",
-    "KLToReference", "NoRetain", "WeightDistance", "retain_values",
+    "RETAIN_LOSSES", "AnswerPreservation", "CrossEntropy", "CrossEntropyAndKL", "HiddenMSE", "HiddenNorm",
+    "JensenShannon", "KLToReference", "NoRetain", "WeightDistance", "retain_values",
 ]  # fmt: skip
 
 RETAIN_LOSSES: Registry[Any] = Registry("retain_loss", "expunge.training", "RETAIN_LOSSES")
@@ -53,6 +53,17 @@ class KLToReference:
         return retain.mean_rows(
             torch.nn.functional.kl_div(logp, ref, log_target=True, reduction="none").sum(-1)
         )
+
+
+@RETAIN_LOSSES.register("ce_kl")
+@dataclass(frozen=True)
+class CrossEntropyAndKL:
+    """Cross-entropy on the retain answers plus KL(reference ‖ θ) at the same positions."""
+
+    reads: ClassVar[tuple[str, ...]] = ("mean_nll", "logits", "reference.logits")
+
+    def loss(self, retain: View) -> Tensor:
+        return CrossEntropy().loss(retain) + KLToReference().loss(retain)
 
 
 @RETAIN_LOSSES.register("jsd")

@@ -1,4 +1,4 @@
-"""Refusal fine-tuning."""
+"""Refusal fine-tuning, with and without answer preservation."""
 
 from __future__ import annotations
 
@@ -34,3 +34,26 @@ class IDK(Objective):
 
     def loss(self, forget: View) -> Tensor:
         return forget.refusal.mean_nll
+
+
+@METHODS.register(
+    "idk_ap",
+    family="relabeling",
+    erases="output",
+    targets=["records", "entity", "topic"],
+    access="weights",
+    needs=["retain", "refusals"],
+    cost="3F+3B",
+    scale="single",
+    source="Yuan et al. 2024, arXiv 2410.08109",
+    verified=["forgetting", "utility"],
+)
+@dataclass(frozen=True, kw_only=True)
+class IDKWithAnswerPreservation(IDK):
+    """Refusal fine-tuning with answer preservation: retain prompts must prefer their answer to a refusal.
+
+    `idk` with the retain loss `ap`, −(1/β) log σ(β (S(refusal) − S(answer))), β = 0.1, in the place of ce:
+    refusals spread less to what must stay. Yuan et al. 2024 (arXiv 2410.08109) run 5 epochs at lr 1e-5.
+    """
+
+    retain: str = "ap"
