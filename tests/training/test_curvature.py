@@ -256,6 +256,24 @@ def test_kfac_factors_and_its_algebra(classifier):
     assert near(found, torch.linalg.solve(matrix + 0.2 * unit(len(g)), g), 1e-9)
 
 
+def test_kfac_averages_inputs_over_positions_not_over_rows():
+    """Five rows of two positions: A is a mean over ten."""
+    model = nn.Linear(4, 3, bias=False).double()
+    inputs, targets = draw(5, 2, 4), torch.tensor([0, 2])
+
+    def evaluate(rows):
+        z = model(torch.stack(rows)).reshape(-1, 3)
+        row = torch.arange(len(rows)).repeat_interleave(2)
+        return Output(z, targets.repeat(len(rows)), torch.full((len(z),), 0.5, dtype=torch.float64), row)
+
+    problem = CurvatureProblem(model, {"weight": model.weight}, list(inputs), evaluate)
+    a = inputs.reshape(-1, 4)
+    gold = torch.nn.functional.one_hot(targets.repeat(5), 3)
+    g = 0.5 * ((a @ model.weight.T).softmax(-1) - gold).detach()
+    wanted = torch.kron(g.T @ g, a.T @ a / 10)
+    assert near(kronecker(KFAC(problem, 0.1, "gold"), problem), wanted, 1e-9)
+
+
 @pytest.mark.parametrize("labels", ["sampled", "gold"])
 def test_ekfac_is_nearer_to_the_fisher_than_kfac(classifier, labels):
     dense = Dense(classifier, 1.0, "fisher", labels).matrix
