@@ -324,12 +324,14 @@ def test_whp_teacher_knows_the_forget_set_better_and_the_original_is_untouched(t
     subject, request = tiny_subject(), tiny_request(4, 4)
     before = subject.fingerprint()
     method = make_method("whp", reinforce_epochs=5, reinforce_lr=1e-2)
-    workspace = Workspace(TrainSettings(steps=1, batch=4, lr=1.0), tmp_path)
+    settings = TrainSettings(steps=1, batch=4, lr=1.0, checkpoint_seconds=0.0)
+    workspace = Workspace(settings, tmp_path)
     teacher = method.teacher(subject, request, workspace)
     assert mean_nll(teacher, request.forget) < mean_nll(subject, request.forget) - 0.5
     assert subject.fingerprint() == before
     assert not any(p.requires_grad for p in teacher.model.parameters())
     assert workspace.facts["teacher_reinforced"]["steps"] == 5
+    assert not list(tmp_path.rglob("*.safetensors")), "a model that knows the forget set better stays behind"
 
 
 # Knowledge gap ----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -40,11 +41,14 @@ def reinforced(
 ) -> Subject:
     """A frozen copy trained `epochs` more at `lr`, other settings the run's; its cost goes into the facts.
 
-    With a folder it is resumed, not made again.
+    A training that was cut off goes on; once it is done its checkpoint, which knows the records too well, is
+    deleted, and a resumed run makes the copy again.
     """
     settings = workspace.settings.model_copy(update={"epochs": epochs, "lr": lr, "steps": None})
     folder = workspace.folder / name if workspace.folder else None
     work, result = trained_copy(subject, records, settings, name, folder)
+    if folder:
+        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
     cost = {key: value for key, value in asdict(result).items() if key in ("steps", "tokens", "seconds")}
     workspace.facts[f"teacher_{name}"] = cost
     return work

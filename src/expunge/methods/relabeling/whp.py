@@ -34,8 +34,8 @@ class WHP(Objective):
 
     v = z_ref − α [z_reinf − z_ref]_+ on logits: what reinforcement raises is what is special about the forget
     set. The reinforced model is a copy of the original trained `reinforce_epochs` more on the forget set at
-    `reinforce_lr`. `target`: softmax(v), or its argmax as a label. α 1 as in reimplementations; Eldan and
-    Russinovich 2023 (arXiv 2310.02238) also replace anchored terms by a dictionary, which is left out here.
+    `reinforce_lr` (our defaults). `target`: softmax(v), or its argmax as a label. α 1 as in reimplementations;
+    Eldan and Russinovich 2023 (arXiv 2310.02238) also replace anchored terms by a dictionary, left out here.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("logits", "reference.logits", "teacher.logits")
