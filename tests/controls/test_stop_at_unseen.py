@@ -66,3 +66,11 @@ def test_it_needs_holdout_and_a_sound_interval(knowing):
         unlearn(knowing, request=bare, steps=1)
     with pytest.raises(ConfigError, match="every"):
         unlearn(knowing, every=-1, steps=1)
+
+
+def test_both_measures_must_come_down(knowing, monkeypatch):
+    """Levels (0.2, 0.3), then two measures a look: one at its level is not enough."""
+    looks = iter([0.2, 0.3, 0.9, 0.9, 0.2, 0.4, 0.3, 0.3, 0.2, 0.3])
+    monkeypatch.setattr("expunge.controls.stop_at_unseen._value", lambda probe, subject: next(looks))
+    _, workspace = unlearn(knowing, steps=6, every=1, lr=1e-5)
+    assert (workspace.result.status, workspace.result.steps) == ("stopped", 4)

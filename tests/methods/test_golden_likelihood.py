@@ -383,7 +383,8 @@ def test_llmu_draws_random_answers_of_retain_records_as_a_function_of_the_seed()
     ask = lambda seed, epoch, k: answer_for(f"mismatch{k}")(Ask(request.forget[0], request, seed, epoch))  # noqa: E731
     drawn = [ask(0, epoch, k) for epoch in range(4) for k in range(5)]
     assert set(drawn) <= normal
-    assert len(set(drawn)) > 3, "epochs and draws differ"
+    assert len({ask(0, 0, k) for k in range(5)}) > 1, "draws differ"
+    assert len({ask(0, epoch, 0) for epoch in range(5)}) > 1, "epochs differ"
     assert drawn == [ask(0, epoch, k) for epoch in range(4) for k in range(5)]
     assert drawn != [ask(1, epoch, k) for epoch in range(4) for k in range(5)]
 
@@ -450,6 +451,20 @@ def test_tarf_takes_its_gate_once_at_the_end_of_identification():
     closed = (gates.gate.gate == 0).nonzero()[:, 0]
     assert len(closed) == 3
     assert set(closed.tolist()) == set(gates.gate.moved.topk(3).indices.tolist())
+
+
+def test_tarf_counts_a_fall_of_the_loss_as_much_as_a_rise():
+    request, subject = tiny_request(), tiny_subject()
+    gate = make_method("tarf", identify=0.0).hooks(request)[0]
+    task = UnlearnTask(make_method("tarf"), subject, request, TrainSettings(batch=4))
+    start = retain_values(task)
+    with pytest.MonkeyPatch.context() as patch:
+        looks = iter([start, start + tensor([1.0, -2.0] + [0.0] * 7)])
+        patch.setattr("expunge.methods.likelihood.tarf.retain_values", lambda task: next(looks))
+        gate.prepare(task)
+        gate.begin(subject)
+    assert gate.moved.tolist() == pytest.approx([1.0, 2.0] + [0.0] * 7, abs=1e-5)
+    assert (gate.gate == 0).nonzero().tolist() == [[1]]
 
 
 def test_tarf_gates_rows_by_their_number():
