@@ -201,8 +201,8 @@ def test_fingerprint_sees_the_scale_of_an_adapter(subject):
 def test_cached_reference_equals_the_live_one(subject):
     rows = {"retain": [subject.encoder.encode(r) for r in some_records(6)]}
     reads = {"retain": frozenset({"logits", "sum_nll", "token_logprobs", "hidden"})}
-    cached = Reference(subject, rows, reads, layer=1, mode="cache")
-    live = Reference(subject, rows, reads, layer=1, mode="live")
+    cached = Reference(subject, rows, reads, layers={"retain": (1,)}, mode="cache")
+    live = Reference(subject, rows, reads, layers={"retain": (1,)}, mode="live")
     expected = jolt(subject)  # training moves the weights; neither reference may follow
     with torch.no_grad():
         for (_, mine), (_, moved) in zip(
@@ -212,7 +212,8 @@ def test_cached_reference_equals_the_live_one(subject):
     indices = [4, 0, 5]
     batch = collate([rows["retain"][i] for i in indices], subject.encoder.pad_id)
     for quantity in ("logits", "sum_nll", "token_logprobs", "hidden"):
-        first, second = (r.fetch("retain", indices, batch, quantity) for r in (cached, live))
+        layer = 1 if quantity == "hidden" else None
+        first, second = (r.fetch("retain", indices, batch, quantity, layer) for r in (cached, live))
         torch.testing.assert_close(first, second, **close)
 
 
