@@ -39,9 +39,9 @@ class KLGap(Objective):
 
     ℓ_f = |KL(θ ‖ A_f) − G|, KL the mean over a row's answer tokens, G the mean of KL(θ_o ‖ A_n) over holdout.
     A_f and A_n are copies of the original, trained on forget and on holdout for `epochs` at `lr` (ours).
-    `direction: reverse` is KL(A ‖ ·), as the authors' code has it. A LoRA is trained, of this `rank` where the run asks
-    for none (0: the same maps in full). Wang et al. 2023 (arXiv 2305.06535), retain weight 0.1 as in their
-    code; they train A_f and A_n from the start and pair each forget row with one of the unseen rows.
+    `direction: reverse` is KL(A ‖ ·), as the authors' code has it. A LoRA is trained, of `rank` where the
+    run asks for none (0: the same maps in full). Wang et al. 2023 (arXiv 2305.06535), retain weight 0.1 as in
+    their code; they train A_f and A_n from the start and pair each forget row with one of the unseen rows.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("logits", "teacher.logits")

@@ -34,7 +34,7 @@ class WHP(Objective):
 
     v = z_ref − α [z_reinf − z_ref]_+ on logits: what reinforcement raises is what is special about the forget
     set. The reinforced model is a copy of the original trained `reinforce_epochs` more on the forget set at
-    `reinforce_lr` (our defaults). `target`: softmax(v), or its argmax as a label. α 1 as in reimplementations;
+    `reinforce_lr` (ours). `target`: softmax(v), or its argmax as a label. α 1 as in reimplementations;
     Eldan and Russinovich 2023 (arXiv 2310.02238) also replace anchored terms by a dictionary, left out here.
     """
 
