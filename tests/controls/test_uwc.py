@@ -244,7 +244,7 @@ def test_uwc_exported_model_meets_bar_after_reload(models, tmp_path):
 
 def test_cards_are_complete():
     cards = CONTROLS.cards()
-    assert {card.name for card in cards} == {"cap", "early_stop", "hinge_cap", "model_mixing", "uwc"}
+    assert {"cap", "early_stop", "hinge_cap", "model_mixing", "uwc"} <= {card.name for card in cards}
     for card in cards:
         assert 0 < len(card.summary) <= 110
         assert set(card.fields) == {"when", "bounds", "guarantee", "source"}

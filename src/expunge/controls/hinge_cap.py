@@ -13,7 +13,7 @@ from expunge.errors import ConfigError, Problem
 from expunge.training.hooks import TrainingControl
 from expunge.training.views import View
 
-__all__ = ["HingeCap", "hinge_rows"]
+__all__ = ["HingeCap", "HingeHooks", "hinge_rows"]
 
 
 def hinge_rows(nll: Tensor, delta: float, divide_by: Literal["active", "batch"] = "active") -> Tensor:
@@ -53,10 +53,12 @@ class HingeCap(Control):
     def attach(self, scene: Scene) -> TrainingControl:
         if self.delta <= 0:
             raise ConfigError(Problem("control.hinge_cap.delta", f"{self.delta} must be above 0"))
-        return _HingeHooks(self)
+        return HingeHooks(self)
 
 
-class _HingeHooks(TrainingControl):
+class HingeHooks(TrainingControl):
+    name = "hinge_cap"
+
     def __init__(self, settings: HingeCap):
         self.settings = settings
         self._active = self._rows = 0
@@ -67,12 +69,12 @@ class _HingeHooks(TrainingControl):
         if not isinstance(method, Ascent):
             fix = "Use `cap` or `early_stop`"
             raise ConfigError(
-                Problem("control.hinge_cap", f"binds ascent methods, and {method.name} is none", fix)
+                Problem(f"control.{self.name}", f"binds ascent methods, and {method.name} is none", fix)
             )
         if accumulate > 1 and self.settings.divide_by == "active":
             fix = "Set divide_by: batch"
             raise ConfigError(
-                Problem("control.hinge_cap", "|V| of a whole step is unknown under accumulation", fix)
+                Problem(f"control.{self.name}", "|V| of a whole step is unknown under accumulation", fix)
             )
 
     def forget_rows(self, rows: Tensor, view: View) -> Tensor:

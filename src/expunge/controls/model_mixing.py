@@ -44,3 +44,6 @@ class MixingPath:
     def at(self, alpha: float) -> Subject:
         mix_into(self.live.model, self.original, self.unlearned, alpha)
         return self.live
+
+    def settled(self, alpha: float) -> Subject:
+        return self.at(alpha)

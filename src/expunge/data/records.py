@@ -40,6 +40,7 @@ class Record:
     perturbed_answers: tuple[str, ...] = ()
     refusal: str | None = None
     alternates: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()  # words of the answer that carry the fact: names, dates
     choices: tuple[str, ...] = ()
     label: int | None = None  # index of the right choice, from 0
     source_id: str | None = None  # forget_hard, neighbors: the forget record this one stands near to

@@ -7,8 +7,8 @@
     prompt, answer          the record as `Record.as_dict` writes it (with `style` and `context`)
 
 Any shape may carry id, entity (or subject), paraphrased_prompts, paraphrased_answers, perturbed_answers,
-alternates (each a text or a list of texts, singular names too), refusal, source_id, form, and choices (or
-option1, option2, …) with label; the label counts from 0, and with choices the answer may be the label itself.
+alternates, keywords (each a text or a list of texts, singular names too), refusal, source_id, form, and
+choices (or option1, option2, …) with label; the label counts from 0, and with choices the answer may be the label itself.
 """
 
 from __future__ import annotations
@@ -38,8 +38,9 @@ ALIASES = {
     "paraphrased_answers": ("paraphrased_answer",),
     "perturbed_answers": ("perturbed_answer",),
     "alternates": ("alternate", "sub_answer"),
+    "keywords": ("keyword",),
 }
-TEXT_LISTS = ("paraphrased_prompts", "paraphrased_answers", "perturbed_answers", "alternates")
+TEXT_LISTS = ("paraphrased_prompts", "paraphrased_answers", "perturbed_answers", "alternates", "keywords")
 OPTIONAL = ("id", "entity", *TEXT_LISTS, "refusal", "source_id", "form", "choices", "label")
 ROLES = ("system", "developer", "user", "assistant", "tool")
 KNOWN_SHAPES = "question + answer, prompt + completion, messages, or text"

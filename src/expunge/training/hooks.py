@@ -25,6 +25,9 @@ class TrainingControl:
     calibration: float | None = None
     """The last value measured on calibration, for the log."""
 
+    drops_retain: bool = False
+    """Whether this control leaves no retain term: then no retain row runs."""
+
     transform: Any = None
     """A gradient transform this control brings along, see expunge.training.transforms."""
 

@@ -18,8 +18,8 @@ from expunge.data.pairing import Schedule
 from expunge.data.records import Record
 from expunge.data.request import Request
 from expunge.errors import ConfigError, DataError, Problem
-from expunge.subjects.forward import Forward, Site, forward
 from expunge.progress import say
+from expunge.subjects.forward import Forward, Site, forward
 from expunge.subjects.subject import Subject
 from expunge.training.answers import Ask, answer_for
 from expunge.training.hooks import TrainingControl
@@ -130,6 +130,8 @@ class UnlearnTask:
     def _wants_retain(self) -> bool:
         method = self.method
         if method.retain == "none" or method.retain_weight == 0:
+            return False
+        if any(control.drops_retain for control in self.controls):
             return False
         if any(read.endswith("hidden") for read in self.retain_loss.reads) and not hasattr(
             method, "layers_of"

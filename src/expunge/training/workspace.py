@@ -17,7 +17,7 @@ from expunge.subjects import attach_lora, merge
 from expunge.subjects.adapters import merge_onto
 from expunge.subjects.architecture import linear_targets, without_dropout
 from expunge.subjects.quantized import quantize_base
-from expunge.subjects.subject import Subject
+from expunge.subjects.subject import Subject, quiet
 from expunge.training.checkpoint import trainable
 from expunge.training.fila import start_fila
 from expunge.training.hooks import TrainingControl
@@ -69,10 +69,8 @@ class Workspace:
         """
         if not request.forget:
             raise DataError(Problem("forget", f"{method.name} needs forget records", "Bring a forget set"))
-        settings, controls = (
-            method.settings_for(self.settings, request),
-            [*self.controls, *method.hooks(request)],
-        )
+        settings = method.settings_for(self.settings, request)
+        controls = [*self.controls, *method.hooks(request)]
         for control in controls:
             control.check(method, settings.accumulate)
         if not getattr(method, "transformable", True) and (
@@ -110,6 +108,9 @@ class Workspace:
         )
         for parameter in work.model.parameters():
             parameter.requires_grad_(True)
+        if self.lora is not None and self.lora.start == "zero" and self.folder is not None:
+            with quiet():  # a control can turn its scale; after fila it does not stand on θ_o
+                work.model.save_pretrained(self.folder / "adapter")  # type: ignore[operator]
         if self.lora is not None and self.lora.base != "full":
             return merge_onto(work, subject.clone())
         return merge(work)
