@@ -36,8 +36,9 @@ def test_lora_scaling_equals_dense_mixing_and_is_not_quadratic(trained, alpha, t
     if alpha < 1:
         original = weights(tiny_subject())
         name = max(original, key=lambda n: float((dense[n] - original[n]).detach().abs().max()))
-        whole = (weights(unlearned)[name] - original[name]).norm()
-        assert float((scaled[name] - original[name]).norm() / whole) == pytest.approx(alpha, rel=1e-3)
+        whole = (weights(unlearned)[name] - original[name]).detach().norm()
+        part = (scaled[name] - original[name]).detach().norm()
+        assert float(part / whole) == pytest.approx(alpha, rel=1e-3)
 
 
 def test_probes_answer_as_the_settled_model_and_may_come_in_any_order(trained):

@@ -34,8 +34,8 @@ class Watch(Control):
     Measured on the first `records` calibration records every `every` steps (0: twenty times in all). Beyond
     `patience` excessive measurements in a row the training ends, and the weights of the last sound one come
     back. In force in every training of a recipe, unless it says `watch: false`; no bar is promised: a later
-    `uwc` holds it. The audit's flag *language_damaged* goes up at 1.5; retain terms and mixing often mend such
-    a dip, so twice that is left room here (our choice).
+    `uwc` holds it. The audit's flag *language_damaged* goes up at 1.5; retain terms and mixing often mend
+    such a dip, so more is left room here (our choice).
     """
 
     ratio: float = 3.0
