@@ -63,6 +63,10 @@ def test_where_a_record_goes_depends_on_nobody_else():
     assert ShardPlan(5, 3, seed=2, by="id").assign(RECORDS) != whole
 
 
+def test_places_are_the_same_in_every_process():
+    assert [ShardPlan(4, 3).place(r) for r in RECORDS[::4]] == [(2, 0), (2, 0), (2, 1), (1, 1)]
+
+
 def test_by_entity_keeps_what_is_known_of_one_together():
     many = people(40, per=3)
     places = lambda plan: [{plan.place(r) for r in many if r.entity == f"person {i}"} for i in range(40)]  # noqa: E731
@@ -254,16 +258,34 @@ def test_a_killed_deletion_is_finished_by_asking_again(base, tmp_path, monkeypat
 
 
 def test_a_checkpoint_that_saw_it_is_not_resumed(base, tmp_path, monkeypatch):
-    """Killed in the middle of the set-up; then one of the records has to go."""
-    gone = "p4-0"
+    """Killed in the middle of the set-up; then half of the records have to go."""
+    rest = RECORDS[::2]
     with monkeypatch.context() as patch:
         dying(patch, 2)
         with pytest.raises(Killed):
             trained(base, tmp_path / "a", plan=ShardPlan(1))
     assert list((tmp_path / "a").glob(".stage-*"))
-    made = trained(base, tmp_path / "a", without(gone), ShardPlan(1))
-    assert made.weights == trained(base, tmp_path / "b", without(gone), ShardPlan(1)).weights
+    made = trained(base, tmp_path / "a", rest, ShardPlan(1))
+    assert made.weights == trained(base, tmp_path / "b", rest, ShardPlan(1)).weights
     assert not list((tmp_path / "a").glob(".stage-*"))
+
+
+def test_a_deletion_that_lacked_records_is_not_forgotten(base, tmp_path):
+    made = trained(base, tmp_path / "a")
+    with pytest.raises(DataError, match="missing here"):
+        made.delete(["p1-0"], [])
+    again = open_shards(tmp_path / "a", device="cpu")
+    again.train(RECORDS)
+    assert again.weights == trained(base, tmp_path / "b", without("p1-0")).weights
+
+
+def test_another_text_under_the_same_id_is_learned(base, tmp_path):
+    made = trained(base, tmp_path)
+    shard, part = made.plan.place(RECORDS[0])
+    weights = made.weights
+    made.train([RECORDS[0].answered("another trade"), *RECORDS[1:]])
+    changed = {(s, r) for s in range(3) for r in range(2) if made.weights[s][r] != weights[s][r]}
+    assert changed == {(shard, r) for r in range(part, 2)}
 
 
 def test_damaged_weights_are_trained_again(base, tmp_path):

@@ -8,6 +8,7 @@ from typing import Literal
 from expunge.data.request import Request
 from expunge.methods.base import METHODS
 from expunge.methods.exact.sharded import Count, Sharded
+from expunge.progress import say
 from expunge.subjects.subject import Subject
 from expunge.subjects.wrappers.ensemble import together
 from expunge.training.exact import Start
@@ -49,7 +50,10 @@ class ShardedLora(Sharded):
     def start(self, subject: Subject, request: Request, workspace: Workspace) -> Start:
         start = super().start(subject, request, workspace)
         public = [record for split in self.public for record in request[split]]
-        if self.base is not None or not public:
+        if self.base is not None:
+            return start
+        if not public:
+            say("sharded_lora: no `base` and no public records, adapters over random weights learn little")
             return start
         finetune(start.subject, public, workspace.settings, name="the base, on public records")
         return start._replace(reason=f"{start.reason} and public records ({', '.join(self.public)})")
