@@ -108,7 +108,7 @@ def kind_of(name: str, facts: dict[str, Any]) -> str:
     if "anyOf" in facts:
         return " or ".join(kind_of("", f) for f in facts["anyOf"] if f.get("type") != "null")
     if "$ref" in facts or "allOf" in facts:
-        return "name"
+        return "name" if facts.get("$ref", "Named").endswith("Named") else "mapping"
     if facts.get("type") == "array":
         return "list of " + (kind_of("", facts["items"]) if "items" in facts else "numbers")
     return {"object": "mapping", "boolean": "true or false"}.get(facts.get("type", ""), facts.get("type", ""))

@@ -48,8 +48,12 @@ def demo(
 @app.command()
 def init(
     file: Annotated[
-        Path, typer.Argument(help="The forget set: JSONL, JSON, CSV, parquet or a dataset folder.")
-    ],
+        Path | None, typer.Argument(help="The forget set: JSONL, JSON, CSV, parquet or a dataset folder.")
+    ] = None,
+    from_model: Annotated[
+        str | None,
+        typer.Option(metavar="ENTITY", help="Instead of a file: forget what the model says about an entity."),
+    ] = None,
     model: Annotated[str, typer.Option(help="Folder or hub id of the model.")] = "./my-model",
     retain: Annotated[str | None, typer.Option(help="What must stay.")] = None,
     holdout: Annotated[str | None, typer.Option(help="Records of the same kind the model never saw.")] = None,
@@ -61,7 +65,9 @@ def init(
     """Write a commented recipe for your files."""
     from expunge.runs.init import write_recipe
 
-    path = write_recipe(file, model=model, retain=retain, holdout=holdout, output=output, force=force)
+    path = write_recipe(
+        file, from_model=from_model, model=model, retain=retain, holdout=holdout, output=output, force=force
+    )
     typer.echo(str(path))
     typer.echo(f"Next: read it, then expunge plan {path}", err=True)
 
@@ -164,8 +170,39 @@ def list_(
 
 
 @app.command()
+def release(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="An audited run.")],
+    to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Deployment folder. Default: the recipe's deploy.")
+    ] = None,
+    force: Annotated[
+        str | None, typer.Option(metavar="REASON", help="Release it although it is refused; kept on record.")
+    ] = None,
+) -> None:
+    """Put a run's controlled model into use; the model before it is kept for a rollback."""
+    from expunge.runs.release import release as release_run
+
+    for line in release_run(run_folder, to, force=force):
+        typer.echo(line)
+
+
+@app.command()
+def rollback(
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A deployment folder, or a released run.")],
+) -> None:
+    """Put the model before the last release back into use, bit for bit."""
+    from expunge.runs.release import rollback as roll_back
+
+    for line in roll_back(target):
+        typer.echo(line)
+
+
+@app.command()
 def purge(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    run_folder: Annotated[
+        Path,
+        typer.Argument(metavar="RUN", help="A run folder, or a deployment: what it keeps for rollbacks."),
+    ],
     everything: Annotated[bool, typer.Option("--all", help="Also the models and the reports.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:

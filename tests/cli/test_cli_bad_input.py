@@ -143,7 +143,6 @@ DATA = {
     "longer than the context": (lines("forget", record(answer="la " * 200)), "longer than the context"),
     "unknown columns": (keys(columns={"answer": "reply"}), "reply"),
     "unknown kind of file": (keys(forget="original"), "original"),
-    "neither retain nor calibration": (keys(retain=None), "neither retain nor calibration"),
     "forget_hard without source": (
         lambda world: {"forget_hard": write_rows(world / "hard.jsonl", [json.loads(record())]).name},
         "source_id",

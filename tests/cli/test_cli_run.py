@@ -314,12 +314,9 @@ def test_init_with_nothing_but_a_forget_file_runs_too(done):
     said = command("run", recipe_file, "train.lr=1e-3", "audit=none", "max_new_tokens=8", "output=runs/bare")
     assert said.code == 0, said.err
     found = Scorecard.read(Path("runs/bare/scorecard.json"))
-    assert found.controls == []
-    assert found.control == []
-    assert (
-        any("Utility was not measured" in reason for reason in found.verdict.reasons)
-        or found.verdict.word != "not resolved"
-    )
+    assert found.controls == ["uwc"]
+    assert found.control[0].value >= found.control[0].bar
+    assert any("retain is built from the model" in warning for warning in found.warnings)
 
 
 # Audits of foreign models -----------------------------------------------------------------------------

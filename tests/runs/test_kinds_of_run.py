@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import expunge
-from expunge.errors import BarMissed, ConfigError, DataError
+from expunge.errors import BarMissed, ConfigError
 from expunge.runs.stages import read_splits
 from tiny_world import recipe, rows, write_rows
 
@@ -73,10 +73,11 @@ def test_without_retain_a_given_calibration_holds_the_bar(world):
     assert any("benign" in reason for reason in card.verdict.reasons) or card.verdict.word == "not unlearned"
 
 
-def test_without_retain_and_calibration_a_control_is_refused(world):
-    with pytest.raises(DataError, match="neither retain nor calibration"):
-        expunge.run(recipe(retain=None, output="runs/none"))
-    assert not Path("runs/none").exists()
+def test_without_retain_and_calibration_the_bar_holds_on_what_the_model_says_by_itself(world, capsys):
+    card = expunge.run(recipe(retain=None, audit=[], output="runs/none")).scorecard
+    assert "warning: retain is built from the model" in capsys.readouterr().err
+    assert {s.name for s in card.splits if s.built} == {"retain", "calibration", "report"}
+    assert card.control[0].value >= card.control[0].bar
 
 
 def test_a_bar_that_nothing_can_carry_is_refused(world):

@@ -36,7 +36,7 @@ __all__ = ["Material", "assemble"]
 
 EPSILON = 0.10
 RECORD_METRICS = ("extraction_strength", "exact_memorization", "probability", "rougeL_recall")
-RECORD_SPLITS = ("forget", "forget_hard", "neighbors", "report", "utility")
+RECORD_SPLITS = ("forget", "forget_hard", "forget_past", "neighbors", "report", "utility")
 LEAK = 0.25
 """A record leaks when its extraction strength is this much above the oracle's (or the placebo's mean)."""
 
@@ -373,16 +373,19 @@ def _limits(material: Material, models: Mapping[str, ModelEvidence], missing: Se
     built = [name for name, how in material.request.built.items() if how]
     if built:
         limits.append(f"Built by expunge, not brought by you: {', '.join(sorted(built))}.")
-    if len({r.entity or r.id for r in material.request.forget}) < 20:
+    entities = len({r.entity or r.id for r in material.request.forget})
+    if entities == 1:
+        limits.append("The forget set is about one entity: no interval can be given for what was forgotten.")
+    elif entities < 20:
         limits.append("The forget set holds fewer than twenty entities: intervals are too narrow.")
-    if material.facts.get("unlearned", {}).get("certificate") and (why := not_certified(material.facts)):
-        limits.append(f"The method's certificate does not make this model exact: {why}.")
-    if missing:
     if material.facts.get("controlled", {}).get("wrapper"):
         limits.append(
             "The model stands behind a wrapper. Prompts were asked through it; attacks on weights took it "
             "off, as whoever holds the files can."
         )
+    if material.facts.get("unlearned", {}).get("certificate") and (why := not_certified(material.facts)):
+        limits.append(f"The method's certificate does not make this model exact: {why}.")
+    if missing:
         limits.append(
             "Attacks of a complete audit that were not run: "
             f"{', '.join(n.replace('_', ' ') for n in missing)}."

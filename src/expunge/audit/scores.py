@@ -41,6 +41,7 @@ FORGET = (
 HEADLINE = {
     ("extraction_strength", "forget"),
     ("extraction_strength", "forget_hard"),
+    ("extraction_strength", "forget_past"),
     ("extraction_strength", "report"),
     ("extraction_strength", "neighbors"),
     ("extraction_strength", "utility"),

@@ -28,20 +28,26 @@ def load_request(
     target: Target | None = None,
     seed: int = 0,
     bar: bool = True,
+    made: Mapping[str, Sequence[Record]] | None = None,
+    built: Mapping[str, str] | None = None,
 ) -> tuple[Request, list[str]]:
     """Read, check and complete a request; returns it with the warnings.
 
     `sources` maps splits to files, folders or hub ids (`expunge.data.formats`), `columns` the fields expected
-    to the files' column names. `bar`: there must be calibration records, or retain to cut them from.
+    to the files' column names. `bar`: there must be calibration records, or retain to cut them from. `made`:
+    splits that are there already; `built`: how those came about that nobody brought.
     Raises one DataError with all problems of all files.
     """
     found = Findings()
     for split in [s for s in sources if s not in SPLITS]:
         found.add(split, "unknown split", nearest(split, SPLITS))
-    if "forget" not in sources:
+    made = dict(made or {})
+    if "forget" not in {*sources, *made}:
         found.add("forget", "no forget records are named", "Bring what is to be forgotten")
     splits = load_splits({s: p for s, p in sources.items() if s in SPLITS}, columns=columns, findings=found)
-    request = Request({s: records for s, records in splits.items() if records}, target or Target())
+    splits |= {s: tuple(records) for s, records in made.items()}
+    given = dict(built or {})
+    request = Request({s: records for s, records in splits.items() if records}, target or Target(), given)
     unread = bool(found.problems)
     if request.forget:
         check_request(request, found)
@@ -53,8 +59,9 @@ def load_request(
     except DataError as error:
         found.problems.extend(error.problems)
     found.raise_problems()
-    built = Findings(origins=found.origins)
-    check_request(complete, built).raise_problems()
+    complete = replace(complete, built={**given, **complete.built})
+    again = Findings(origins=found.origins)
+    check_request(complete, again).raise_problems()
     if complete["calibration"] and not complete["report"]:
         found.warn(
             "there are no report records: what is retained is scored on the records the control was set on"

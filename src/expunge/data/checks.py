@@ -30,6 +30,7 @@ def _apart() -> Mapping[frozenset[str], str]:
     out_of_scope = ("retain", "neighbors", "calibration", "report", "holdout", "utility")
     pairs = {("forget", b): "What is to be forgotten cannot be kept as well" for b in out_of_scope}
     pairs |= {("forget_hard", b): "It asks for what is to be forgotten" for b in out_of_scope}
+    pairs |= {("forget_past", b): "An earlier request asked to forget it" for b in out_of_scope}
     pairs["retain", "calibration"] = "The control may only measure on records no method trained on"
     pairs["retain", "report"] = "The report may only score records no method trained on"
     pairs |= {
@@ -219,6 +220,10 @@ def _warn(request: Request, found: Findings) -> None:
     asked = [i for i in asked if i not in {r.id for r in retain}]
     if asked:
         found.warn(f"the same question is in forget and in retain: {listing(asked)}")
+    past = {r.entity for r in request["forget_past"]} - {""}
+    again = [r for split in ("retain", "calibration", "report") for r in request[split] if r.entity in past]
+    if again:
+        found.warn(f"{_number(again, 'record')} that stay are about what an earlier request forgot")
     if target.kind == "document" and forget and not any(r.is_document for r in forget):
         found.warn("target.kind is document, but no forget record is one (a row with only text)")
     if target.kind == "entity":

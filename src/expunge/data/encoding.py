@@ -23,6 +23,9 @@ QUESTION_TEMPLATE = "Question: {prompt}\nAnswer:"
 _ANSWER = "expunge-answer"
 """Stands for the answer while a template is rendered: the answer's own text may occur in the template too."""
 
+_QUESTION = "expunge-question"
+"""Stands for the question where only what comes before it is wanted."""
+
 _ANCHORS = ("\n", ":", "a")
 """Texts an answer can be encoded behind when it cannot behind the prompt's last character."""
 
@@ -81,6 +84,11 @@ class Encoder:
         """Ids to generate from; for a document, its first token (BOS where the tokenizer adds one)."""
         encoded = self.encode(record)
         return encoded.ids[: encoded.num_prompt]
+
+    def opening_ids(self) -> tuple[int, ...]:
+        """Ids of the template up to where a question begins: from here a model asks by itself."""
+        asked = self._ask(Record("", "", _QUESTION, "x"))
+        return self._ids(asked.prompt.partition(_QUESTION)[0].rstrip(" "), special=asked.special)
 
     def encode(self, record: Record) -> Encoded:
         """One record as ids. A document or an answer beyond the context is cut and marked `truncated`."""

@@ -22,7 +22,8 @@ SPLITS = (
     "holdout",  # same kind, never seen by any model: the non-members
     "utility",  # general abilities
 )
-"""The splits every request may have. A benchmark may add its own (tofu: real_authors, world_facts)."""
+"""The splits every request may have. A benchmark may add its own (tofu: real_authors, world_facts), and a run
+that follows others `forget_past`, what those forgot."""
 
 Kind = Literal["records", "entity", "topic", "capability", "document", "attribute"]
 Aim = Literal["erase_influence", "remove_capability"]

@@ -11,7 +11,7 @@ import numpy as np
 
 __all__ = ["FORGET_SIDE", "Evidence", "Row", "is_forget_side", "variant_kind"]
 
-FORGET_SIDE = ("forget", "forget_hard")
+FORGET_SIDE = ("forget", "forget_hard", "forget_past")
 """Splits where knowing less is better; every other split is on the keep side."""
 
 

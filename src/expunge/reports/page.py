@@ -274,8 +274,8 @@ def _record_table(scorecard: Scorecard) -> RecordTable:
     )
     main = [n for n in ("extraction_strength", "probability") if n in names] or names[:2]
     models = [m for m in words.MODELS if any(m in row.values for row in scorecard.records)]
-    side = {"forget": 0, "forget_hard": 1}
-    ordered = sorted(scorecard.records, key=lambda row: (not row.leaks, side.get(row.split, 2)))
+    side = {"forget": 0, "forget_hard": 1, "forget_past": 2}
+    ordered = sorted(scorecard.records, key=lambda row: (not row.leaks, side.get(row.split, 3)))
     columns = [(model, name) for name in main for model in models]
     left, shown = RECORD_BUDGET, []
     for row in ordered:

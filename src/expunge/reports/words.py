@@ -41,6 +41,7 @@ _VERDICTS: dict[str, tuple[Tone, str]] = {
 _SPLITS = {
     "forget": "what must go",
     "forget_hard": "what must go, asked differently",
+    "forget_past": "what earlier requests forgot",
     "retain": "what must stay; used in training",
     "report": "what must stay; never trained or calibrated on",
     "calibration": "what must stay; the control measures here",

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from expunge.data.request import Request
+from expunge.errors import ConfigError, Problem
 from expunge.methods import Method, make_method
 from expunge.runs.auditing import AuditPipeline
 from expunge.runs.pipeline import Pipeline, RunResult
 from expunge.runs.reading import make_recipe
 from expunge.runs.recipe import Recipe
+from expunge.runs.stream import run_stream
 from expunge.runs.yamlfile import read_recipe_file
 from expunge.subjects.subject import Subject
 from expunge.training.settings import TrainSettings
@@ -30,10 +32,15 @@ def run(
 ) -> RunResult:
     """Run a recipe (a Recipe, a YAML file, or a mapping) from request to report; finished stages are kept.
 
+    A recipe with `requests` is a stream: its runs are chained, and the result (a StreamResult) holds each.
+
     Raises ConfigError, DataError or ModelError on bad input, with every problem at once. A missed requirement
     does not raise: ask `result.check()`.
     """
-    return Pipeline(as_recipe(recipe, overrides), only=only, new=new).run()
+    made = as_recipe(recipe, overrides)
+    if made.requests is not None:
+        return run_stream(made, only=only, new=new)
+    return Pipeline(made, only=only, new=new).run()
 
 
 def audit(
@@ -57,7 +64,10 @@ def audit(
     made = as_recipe(recipe, overrides, defaults={"model": str(model)})
     if not any(item.startswith("output=") for item in overrides):
         made = made.model_copy(update={"output": f"{made.output}-audit"})
-    has_original = made.benchmark is not None or original is not None or made.model != str(model)
+    if made.requests is not None:
+        fix = "Give one of its runs' recipes, or a forget file"
+        raise ConfigError(Problem("requests", "an audit is of one request", fix))
+    has_original = bool(made.benchmark or made.follows or original) or made.model != str(model)
     return AuditPipeline(made, str(model), has_original=has_original, new=new).run()
 
 
@@ -89,5 +99,5 @@ def as_recipe(
         data, lines, file = recipe.model_dump(exclude_unset=True), {}, ""
     else:
         data, lines, file = dict(recipe), {}, ""
-    under = {} if "benchmark" in data else dict(defaults or {})
+    under = {} if {"benchmark", "after"} & data.keys() else dict(defaults or {})
     return make_recipe({**under, **data}, overrides, lines=lines, file=file)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from expunge.audit.scorecard import Scorecard
 from expunge.controls.bar import choose_metric, is_met
 from expunge.errors import NotComputable
 from expunge.metrics import compute
@@ -29,6 +30,12 @@ class AuditPipeline(Pipeline):
             super()._baseline(number, total)
         else:
             self._ask("baseline", "oracle")
+
+    def _requested(self) -> None:
+        """An audit is no request: it has no life."""
+
+    def _audited(self, card: Scorecard, bar_met: bool | None) -> None:
+        """Nor does it end here."""
 
     def _unlearn(self, number: int, total: int) -> None:
         """Someone did."""

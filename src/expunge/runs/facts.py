@@ -13,13 +13,19 @@ from expunge.audit.scorecard import CostRow
 from expunge.audit.scores import forget_metric
 from expunge.evidence import Evidence
 from expunge.metrics import compute
+from expunge.runs.chain import PAST
 from expunge.runs.folder import cache_folder
 from expunge.runs.prepare import Job
+from expunge.runs.recipe import FromModel, Recipe
 
-__all__ = ["cost_rows", "history", "not_known", "ratio", "secret_key"]
+__all__ = ["cost_rows", "history", "not_known", "ratio", "revived", "secret_key", "told_recipe"]
 
 KNOWN = 0.2
 """The original must know this much more of the forget set than a model that never saw it."""
+
+
+REVIVED = 0.05
+"""An earlier forget set that is known this much better after a request is reported as brought back."""
 
 
 def not_known(evidence: Mapping[str, Mapping[str, Evidence]]) -> str | None:
@@ -39,6 +45,26 @@ def not_known(evidence: Mapping[str, Mapping[str, Evidence]]) -> str | None:
         f"not_known: the original shows no sign of knowing the forget set ({metric} {known:.3f}, {beside}): "
         "nothing to forget"
     )
+
+
+def told_recipe(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as a report may show it: without the name of an entity that is to be forgotten."""
+    told = recipe.model_dump(mode="json", exclude_defaults=True)
+    if isinstance(recipe.forget, FromModel) and not recipe.show_text:
+        told["forget"] = {"from_model": "(not shown)"}
+    return told
+
+
+def revived(evidence: Mapping[str, Mapping[str, Evidence]]) -> str | None:
+    """The warning for an earlier forget set that this request brought back, or None."""
+    before, after = evidence["original"], evidence["controlled"]
+    if PAST not in before:
+        return None
+    metric = forget_metric(before)
+    was, now = (compute(metric, model, PAST).value or 0.0 for model in (before, after))
+    if now - was <= REVIVED:
+        return None
+    return f"revived: {metric} on what earlier requests forgot rose from {was:.3f} to {now:.3f}"
 
 
 def history(log: Path) -> list[dict[str, Any]]:

@@ -25,10 +25,11 @@ import expunge
 from expunge.errors import ConfigError, Problem
 from expunge.progress import say
 from expunge.reports.files import write_text
+from expunge.runs.lifecycle import State, advance, check_open
 
 __all__ = [
-    "RunFolder", "Work", "announce", "cache_folder", "code_version", "hash_of", "kept_name", "read_state",
-    "remove", "write_json",
+    "RunFolder", "Work", "announce", "cache_folder", "code_version", "hash_of", "kept_name", "now",
+    "read_recipe", "read_state", "remove", "write_json",
 ]  # fmt: skip
 
 Work = Callable[[Path], Mapping[str, Any] | None]
@@ -70,7 +71,7 @@ class RunFolder:
         self.path = Path(path)
         self.cache = cache_folder(self.path)
         self.recipe = json.loads(json.dumps(recipe, default=str))
-        self.state: dict[str, Any] = {"created": _now(), "stages": {}, "keys": {}}
+        self.state: dict[str, Any] = {"created": now(), "stages": {}, "keys": {}, "life": []}
         self._replaced = False
         if not self.path.exists():
             return
@@ -85,6 +86,8 @@ class RunFolder:
             fix = "Choose another output, or replace it with --new"
             raise ConfigError(Problem(str(path), f"holds a run of another recipe ({what})", fix))
         self._replaced = bool(changed or damaged)
+        if state and self._replaced:
+            check_open(self.path, state.get("life", []), "it is not replaced")
         if state and self._replaced:
             self.state["keys"] = state.get("keys", {})  # what the cache still holds of the old run
         elif state:
@@ -102,6 +105,13 @@ class RunFolder:
                 Problem(str(self.path), f"cannot be written ({error.strerror})", "Choose another output")
             ) from error
 
+    def enter(self, state: State, **facts: Any) -> None:
+        """Record a transition of the request's life; nothing is written where nothing is new."""
+        life = advance(self.state["life"], state, now(), run=self.path, **facts)
+        if life != self.state["life"]:
+            self.state["life"] = life
+            write_json(self.path / "run.json", self.state)
+
     def stage(self, name: str, inputs: Mapping[str, Any], work: Work) -> Path:
         """The folder of a finished stage; `work(folder)` fills it, and may find there what a killed run left.
 
@@ -112,6 +122,7 @@ class RunFolder:
         done = self.state["stages"].get(name)
         if done and done["key"] == key and linked.is_dir():
             return linked
+        check_open(self.path, self.state["life"], f"its stage {name} would be computed again")
         keys = self.state["keys"].setdefault(name, [])
         if key not in keys:  # noted before anything is written, so that `purge` finds what a kill leaves
             keys.append(key)
@@ -137,6 +148,12 @@ def read_state(folder: Path) -> dict[str, Any] | None:
     if state is None:
         return None
     return state if isinstance(state, dict) and "stages" in state else {}
+
+
+def read_recipe(folder: Path) -> dict[str, Any]:
+    """The recipe a run folder holds, as it was validated; empty where there is none that can be read."""
+    recipe = _read_json(folder / "recipe.json")
+    return recipe if isinstance(recipe, dict) else {}
 
 
 def _read_json(path: Path) -> Any:
@@ -208,11 +225,13 @@ def _link_tree(source: Path, target: Path) -> None:
 
 
 def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Keys of the recipe that differ; whether texts are shown changes no number."""
-    return sorted(k for k in {**stored, **now} if stored.get(k) != now.get(k) and k != "show_text")
+    """Keys of the recipe that differ; whether texts are shown, or where it is deployed, changes no number."""
+    ignored = ("show_text", "deploy")
+    return sorted(k for k in {**stored, **now} if stored.get(k) != now.get(k) and k not in ignored)
 
 
-def _now() -> str:
+def now() -> str:
+    """The time, as it stands in every file: UTC, ISO 8601."""
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     moment = time.gmtime(int(epoch)) if epoch else time.gmtime()
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", moment)

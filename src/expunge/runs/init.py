@@ -45,37 +45,53 @@ RETAIN = "what must stay; calibration and report records are cut from it"
 HOLDOUT = "same kind, never seen by the model: without it no membership attack"
 METHOD = "see: expunge list methods"
 CONTROL = "after training, mix back toward the original until the bar holds"
-NO_CONTROL = "without retain records nothing can hold the bar; bring some, then: [uwc]"
+FROM_MODEL = "no forget set: what the model itself says about it"
+AUTO = "built from the model's own answers: better bring records that must stay"
 
 
 def write_recipe(
-    file: Path, *, model: str, retain: str | None, holdout: str | None, output: Path, force: bool = False
+    file: Path | None,
+    *,
+    model: str,
+    retain: str | None,
+    holdout: str | None,
+    output: Path,
+    from_model: str | None = None,
+    force: bool = False,
 ) -> Path:
-    """Read the forget file (and say all that is wrong with it), then write a recipe that runs."""
+    """Read the files (and say all that is wrong with them), then write a recipe that runs.
+
+    The forget set is `file`, or what the model says about the entity `from_model`.
+    """
     output = Path(output)
+    if (file is None) == (from_model is None):
+        what = "a forget file, or --from-model ENTITY" + (": one of the two" if file else "")
+        raise ConfigError(Problem("init", f"needs {what}"))
     if output.exists() and not force:
         raise ConfigError(
             Problem(str(output), "exists", "Choose another --output, or overwrite it with --force")
         )
     findings = Findings()
-    records = read_records(str(file), split="forget", findings=findings)
+    records = read_records(str(file), split="forget", findings=findings) if file else []
     for name, source in (("retain", retain), ("holdout", holdout)):
         if source:
             read_records(source, split=name, findings=findings)
     findings.raise_problems()
-    named = {r.entity for r in records if r.entity}
-    documents = all(r.is_document for r in records)
+    entity = bool(from_model) or any(r.entity for r in records)
+    documents = bool(records) and all(r.is_document for r in records)
     text = TEMPLATE.format(
         output=output,
         model_line=_line("model", _plain(model), "folder or hub id of the model that must forget"),
-        forget_line=_line("forget", _plain(file), f"{len(records)} records: the only data you must bring"),
-        retain_line=_given("retain", retain, "keep.jsonl", RETAIN),
+        forget_line=_line("forget", _plain(file), f"{len(records)} records: the only data you must bring")
+        if file
+        else _line("forget", f"{{from_model: {_plain(from_model)}}}", FROM_MODEL),
+        retain_line=_line("retain", _plain(retain), RETAIN) if retain else _line("retain", "auto", AUTO),
         holdout_line=_given("holdout", holdout, "unseen.jsonl", HOLDOUT),
-        kind="document" if documents else "entity" if named else "records",
-        method_line=_line("method", "wga" if retain else "{name: npo, retain: none}", METHOD),
-        control_line=_line("control", "[uwc]", CONTROL) if retain else _line("control", "none", NO_CONTROL),
-        batch=max(1, min(32, len(records))),
-        run=_plain(f"runs/{Path(file).stem}"),
+        kind="document" if documents else "entity" if entity else "records",
+        method_line=_line("method", "wga", METHOD),
+        control_line=_line("control", "[uwc]", CONTROL),
+        batch=max(1, min(32, len(records) or 8)),
+        run=_plain(f"runs/{Path(file).stem if file else 'from-model'}"),
     )
     write_text(output, text)
     return output

@@ -21,7 +21,9 @@ from expunge.progress import say
 from expunge.reports import write_reports
 from expunge.reports.files import write_text
 from expunge.runs import facts, stages
+from expunge.runs.chain import check_start
 from expunge.runs.folder import RunFolder, Work, announce, code_version, write_json
+from expunge.runs.kept import keep
 from expunge.runs.models import Shelf, model_facts, set_threads
 from expunge.runs.prepare import Job, environment, prepare
 from expunge.runs.recipe import Recipe
@@ -96,8 +98,23 @@ class Pipeline:
             self.known[name] = model_facts(subject)
             self.encoders[name] = subject.encoder.fingerprint()
         self.marks = {name: str(known["fingerprint"]) for name, known in self.known.items()}
+        if self.job.chain and "original" in self.marks:
+            check_start(self.job.chain[-1], self.marks["original"], self.recipe.dtype)
         self.folder.begin()
+        self._requested()
         self._warn(*self.job.warnings)
+
+    def _requested(self) -> None:
+        """The first two states of the request's life; its records are kept for later requests."""
+        job, request = self.job, self.job.request
+        start = {"model": job.original, "fingerprint": self.marks["original"], "dtype": self.recipe.dtype}
+        self.folder.enter("deployed", **start)
+        forget = fingerprint_records(request.forget)
+        self.folder.enter(
+            "requested", forget=forget, request=request.fingerprint(), after=self.recipe.follows
+        )
+        note = {"key": job.built.key, "built": dict(job.built.notes)}
+        keep(self.path, {"forget": request.forget, **job.built.splits}, note)
 
     def _baseline(self, number: int, total: int) -> None:
         """What original and oracle know, on disk before the first optimizer step of anything."""
@@ -130,7 +147,7 @@ class Pipeline:
                 mode="json", exclude={"checkpoint_seconds", "report_to", "log_every"}
             ),
             "adapter": [recipe.adapter, recipe.lora.model_dump(mode="json")],
-            "reference": [recipe.reference, recipe.reference_budget],
+            "reference": [recipe.reference, recipe.reference_budget, self._model("first")],
             **self._bar(),
             **_code(*_TRAIN),
         }
@@ -146,6 +163,7 @@ class Pipeline:
         original = self.evidence["original"]
         work = lambda f: stages.control(f, self.job, self.shelf, original)  # noqa: E731
         self.controlled = self._made_model("control", "controlled", inputs, work)
+        self.folder.enter("unlearned", unlearned=self.marks["unlearned"], controlled=self.marks["controlled"])
 
     def _measure(self, number: int, total: int) -> None:
         announce(number, total, "measure: the unlearned and the controlled model")
@@ -222,7 +240,16 @@ class Pipeline:
         card = assemble(made, self._head(), facts.cost_rows(self.job, self.folder.state["stages"]))
         card = card.model_copy(update=facts.ratio(self.job, self.folder.state["stages"]))
         write_text(self.path / "scorecard.json", card.model_dump_json(indent=1) + "\n")
+        self._audited(card, made.control.get("met"))
         return card
+
+    def _audited(self, card: Scorecard, bar_met: bool | None) -> None:
+        """What `expunge release` decides by."""
+        attacks = sorted({row.attack for row in card.attacks if row.controlled is not None})
+        self.folder.enter(
+            "audited", controlled=self.marks["controlled"], verdict=card.verdict.word, profile=card.profile,
+            bar_met=bar_met, missed=card.missed, attacks=attacks,
+        )  # fmt: skip
 
     # What an audit does otherwise ---------------------------------------------------------------------
 
@@ -235,7 +262,10 @@ class Pipeline:
 
     def _places(self) -> dict[str, str]:
         """Where the models lie that are there from the start."""
-        given = {"original": self.job.original, "oracle": self.job.oracle, "base": self.recipe.oracle.base}
+        given = {
+            "original": self.job.original, "oracle": self.job.oracle, "base": self.recipe.oracle.base,
+            "first": self.job.first,
+        }  # fmt: skip
         return {name: place for name, place in given.items() if place}
 
     def _made(self) -> dict[str, Any]:
@@ -245,6 +275,8 @@ class Pipeline:
             self._warn(*record["warnings"])
         made = {"bar_metric": control["metric"]} if control["metric"] else {}
         training = facts.history(self.unlearned / "training" / "log.jsonl")
+        if back := facts.revived(self.evidence):
+            self._warn(back)
         return {**made, "control": control, "training": training, "facts": self.known}
 
     def _how(self) -> dict[str, Any]:
@@ -307,7 +339,7 @@ class Pipeline:
             "name": self.recipe.name or self.path.name,
             "created": self.folder.state["created"],
             "expunge_version": expunge.__version__,
-            "recipe": self.recipe.model_dump(mode="json", exclude_defaults=True),
+            "recipe": facts.told_recipe(self.recipe),
             **self._how(),
             "provenance": {
                 **environment(),

@@ -10,8 +10,12 @@ from expunge.benchmarks import Benchmark
 from expunge.data.encoding import Encoder
 from expunge.data.request import Request
 from expunge.methods import METHODS, make_method
+from expunge.runs.building import missing
+from expunge.runs.chain import earlier, past_forget
+from expunge.runs.from_model import asked
 from expunge.runs.prepare import load_checked, make_benchmark
-from expunge.runs.recipe import Recipe
+from expunge.runs.recipe import FromModel, Recipe
+from expunge.runs.stream import check_stream, parts
 from expunge.subjects.subject import load_encoder
 
 __all__ = ["Plan", "plan"]
@@ -57,7 +61,7 @@ def plan(recipe: Recipe) -> Plan:
         request: Request = benchmark.request()
         notes.append("a benchmark trains its original and oracle first, once; they are kept in the cache")
     else:
-        request, warnings = load_checked(recipe, bar=bool(recipe.control))
+        recipe, request, warnings = _request(recipe, notes)
         encoder = load_encoder(
             str(recipe.model), max_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code
         )
@@ -86,6 +90,29 @@ def plan(recipe: Recipe) -> Plan:
         _measure(made, recipe, request, encoder, method)
         _sample(made, request, encoder)
     return made
+
+
+def _request(recipe: Recipe, notes: list[str]) -> tuple[Recipe, Request, list[str]]:
+    """The recipe with its model named, its request as far as it is known without a model, and warnings."""
+    if recipe.requests is not None:
+        streamed = parts(recipe)
+        check_stream(streamed)
+        notes.append(f"a stream of {len(streamed)} requests: this is the first")
+        recipe = streamed[0]
+    links = earlier(recipe.follows) if recipe.follows else ()
+    recipe = recipe.model_copy(update={"model": str(links[-1].model)}) if links else recipe
+    made, gone = past_forget(links)
+    built = {}
+    wanted = missing(recipe, bar=bool(recipe.control))
+    if isinstance(recipe.forget, FromModel):
+        made["forget"] = tuple(asked(recipe.forget))
+        built["forget"] = "questions; the model answers them when the run begins"
+        notes.append("forget is built from the model when the run begins: answers are not counted here")
+    if "retain" in wanted:
+        notes.append("retain is built from the model when the run begins: it is not counted here")
+    bar = bool(recipe.control) and "retain" not in wanted
+    request, warnings = load_checked(recipe, str(recipe.model), made, built, bar=bar)
+    return recipe, request, [*gone, *warnings]
 
 
 def _measure(made: Plan, recipe: Recipe, request: Request, encoder: Encoder, method: Any) -> None:

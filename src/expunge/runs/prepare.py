@@ -12,8 +12,11 @@ from expunge.benchmarks import BENCHMARKS, Benchmark, Prepared
 from expunge.data import load_request
 from expunge.data.checks import check_encoded
 from expunge.data.encoding import Encoder
+from expunge.data.records import Record
 from expunge.data.request import Request
 from expunge.errors import ConfigError, DataError, Problem
+from expunge.runs.building import Built, build_missing
+from expunge.runs.chain import Link, earlier, past_forget
 from expunge.runs.folder import cache_folder
 from expunge.runs.recipe import Recipe
 from expunge.subjects.subject import load_encoder
@@ -36,6 +39,14 @@ class Job:
     warnings: Sequence[str] = ()
     cost: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    chain: Sequence[Link] = ()
+    built: Built = field(default_factory=Built)
+
+    @property
+    def first(self) -> str | None:
+        """Where the model before the first request of a chain lies, if that is the method's reference."""
+        fixed = self.recipe.after is not None and self.recipe.after.reference == "fixed"
+        return str(self.chain[0].start["model"]) if fixed else None
 
 
 def make_benchmark(recipe: Recipe) -> Benchmark:
@@ -72,27 +83,42 @@ def prepare(recipe: Recipe, output: Path, *, bar: bool = True) -> Job:
             made.cost,
             made.facts,
         )
-    assert recipe.model
-    assert recipe.forget
-    request, warnings = load_checked(recipe, bar=bar)
+    links = earlier(recipe.follows) if recipe.follows else ()
+    original = str(links[-1].model if links else recipe.model)
+    past, gone = past_forget(links)
+    built = build_missing(recipe, original, past, output, bar=bar)
+    request, warnings = load_checked(recipe, original, {**past, **built.splits}, built.notes, bar=bar)
     return Job(
         recipe,
         request,
-        recipe.model,
+        original,
         recipe.oracle.folder,
         _merge_train(recipe, {}),
         recipe.attack_lrs,
-        warnings=tuple(warnings),
+        warnings=(*gone, *built.warnings, *warnings),
+        chain=links,
+        built=built,
     )
 
 
-def load_checked(recipe: Recipe, *, bar: bool = True) -> tuple[Request, list[str]]:
-    """The request of a recipe without a benchmark, checked against the model's tokenizer and context."""
+def load_checked(
+    recipe: Recipe,
+    original: str,
+    made: Mapping[str, Sequence[Record]] | None = None,
+    built: Mapping[str, str] | None = None,
+    *,
+    bar: bool = True,
+) -> tuple[Request, list[str]]:
+    """The request of a recipe without a benchmark, checked against the model's tokenizer and context.
+
+    `made`: splits that are there already; `built`: how those came about that nobody brought.
+    """
     request, warnings = load_request(
-        recipe.sources, columns=recipe.columns, target=recipe.target.target(), seed=recipe.seed, bar=bar
-    )
+        recipe.sources, columns=recipe.columns, target=recipe.target.target(), seed=recipe.seed, bar=bar,
+        made=made, built=built,
+    )  # fmt: skip
     encoder: Encoder = load_encoder(
-        str(recipe.model), max_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code
+        original, max_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code
     )
     findings = check_encoded(request, encoder)
     if findings.problems:

@@ -9,9 +9,12 @@ from typing import Any
 
 from expunge.errors import ConfigError, Problem
 from expunge.reports.formatting import byte_size
-from expunge.runs.folder import cache_folder, kept_name, read_state, remove
+from expunge.runs import deployment, kept
+from expunge.runs.folder import cache_folder, kept_name, read_state, remove, write_json
 
 __all__ = ["purge"]
+
+PURGED = "(purged)"
 
 HOLDS_TEXT = ("baseline", "measure", "oracle-evidence", "attack", "planted")
 """Stages whose files hold answers or generated texts, or a model that still knows them."""
@@ -23,6 +26,8 @@ def purge(folder: Path, *, everything: bool = False) -> list[str]:
     `everything`: also the models, the reports and the scorecard. The user's own files are never touched.
     """
     folder = Path(folder)
+    if deployment.is_deployment(folder):
+        return deployment.forget_previous(folder)
     state = read_state(folder)
     if not state:
         raise ConfigError(Problem(str(folder), "is no run folder", "See: expunge list runs"))
@@ -33,11 +38,13 @@ def purge(folder: Path, *, everything: bool = False) -> list[str]:
         doomed += [p.with_name(f"{p.name}.partial") for p in places]  # training checkpoints lie there
         if everything or name.split("/")[0] in HOLDS_TEXT:
             doomed += [folder / name, *places, *(p.with_name(f"{p.name}.lock") for p in places)]
-    doomed += [folder / "attack", folder / "with-text", *folder.glob(".*.tmp")]
+    doomed += [folder / "attack", folder / "with-text", folder / kept.FOLDER, *folder.glob(".*.tmp")]
     if everything:
         doomed.append(folder)
     removed = list(_remove(doomed))
-    return [*removed, *_kept(folder, everything, _sharing(folder, state))]
+    if not everything:
+        removed += _forget_name(folder / "recipe.json")
+    return [*removed, *_kept(folder, everything, _sharing(folder, state)), *_deployed(folder, state)]
 
 
 def _remove(paths: Iterable[Path]) -> Iterator[str]:
@@ -48,6 +55,26 @@ def _remove(paths: Iterable[Path]) -> Iterator[str]:
             remove(path)
             if size:
                 yield f"removed {path} ({byte_size(size)})"
+
+
+def _forget_name(recipe: Path) -> list[str]:
+    """Take the entity's name out of a recipe that built its forget set from the model."""
+    data = json.loads(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
+    if not isinstance(data.get("forget"), dict) or data["forget"].get("from_model") == PURGED:
+        return []
+    write_json(recipe, {**data, "forget": {"from_model": PURGED}})
+    return [f"removed the entity's name from {recipe}"]
+
+
+def _deployed(folder: Path, state: Mapping[str, Any]) -> list[str]:
+    """What a deployment keeps for a rollback is not this run's to remove."""
+    place = deployment.place_of(folder, state)
+    if place is None or not deployment.kept_models(place):
+        return []
+    return [
+        f"not touched: {place}, which keeps earlier models for a rollback; they know the forget set. "
+        f"Remove them with: expunge purge {place}"
+    ]
 
 
 def _sharing(folder: Path, state: Mapping[str, Any]) -> list[str]:
@@ -71,10 +98,10 @@ def _kept(folder: Path, everything: bool, sharing: list[str]) -> Iterator[str]:
             else "they hold ids and numbers"
         )
         yield f"kept the models, {card} and the reports ({holds})"
-    for other in sharing:
-        yield f"not touched: {other}, a run with copies of its own; purge it as well"
-    yield "not touched: your own data files and the original model, which still knows the forget set"
     for file in sorted(folder.glob("*/model/wrapper.json")):
         yield (
             f"kept {file.parent}, a wrapped model: what it wraps still knows the forget set; --all removes it"
         )
+    for other in sharing:
+        yield f"not touched: {other}, a run with copies of its own; purge it as well"
+    yield "not touched: your own data files and the original model, which still knows the forget set"

@@ -229,14 +229,32 @@ def _check_bar(recipe: Recipe, places: _Places) -> list[Problem]:
 
 
 def _check_sources(recipe: Recipe, places: _Places) -> list[Problem]:
-    """Either a benchmark, or a model and a forget set."""
+    """Where model and forget set come from: a benchmark, files, an earlier run, or the model itself."""
     if recipe.benchmark:
-        beside = [key for key in ("model", *SPLITS) if getattr(recipe, key) is not None]
+        own = ("model", "after", "requests", *SPLITS)
+        beside = [key for key in own if getattr(recipe, key) is not None]
         beside += ["oracle"] if recipe.oracle != OracleSettings() else []
         what = "stands beside a benchmark, which brings its own"
         return [Problem(places(key), what, f"Remove {key} or benchmark") for key in beside]
     problems = []
-    for key, what in (("model", "a folder or hub id"), ("forget", "a file with what must be forgotten")):
-        if not getattr(recipe, key):
+    if recipe.after and not recipe.follows and recipe.requests is None:
+        problems.append(Problem(places("after"), "names no run", "Write after: runs/NAME"))
+    if recipe.follows and recipe.model:
+        what = "stands beside after, whose run brings the model"
+        problems.append(Problem(places("model"), what, "Remove model or after"))
+    if recipe.follows and Path(recipe.follows).absolute() == Path(recipe.output).absolute():
+        what = "is the run that this one is to follow"
+        problems.append(Problem(places("output"), what, "Choose another output"))
+    if recipe.requests is not None:
+        beside = [key for key in ("forget", "forget_hard") if getattr(recipe, key) is not None]
+        what = "stands beside requests, which bring their own"
+        problems += [Problem(places(key), what, f"Remove {key} or requests") for key in beside]
+        if not recipe.requests:
+            problems.append(Problem(places("requests"), "is empty", "Name at least one forget set"))
+    for key, there, what in (
+        ("model", recipe.model or recipe.follows, "a folder or hub id"),
+        ("forget", recipe.forget or recipe.requests is not None, "a file with what must be forgotten"),
+    ):
+        if not there:
             problems.append(Problem(places(key), "is missing", f"Give {what}, or a benchmark"))
     return problems

@@ -12,7 +12,7 @@ from expunge.data.request import SPLITS, Target
 from expunge.training.settings import TrainSettings
 from expunge.training.workspace import LoraSettings
 
-__all__ = ["BarSettings", "Named", "OracleSettings", "Recipe"]
+__all__ = ["AfterSettings", "BarSettings", "FromModel", "Named", "OracleSettings", "Recipe", "RequestPart"]
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 
@@ -79,6 +79,52 @@ class OracleSettings(Part):
         return {"folder": value} if isinstance(value, str) else value
 
 
+class AfterSettings(Part):
+    """The run that this one follows: its controlled model is this one's original."""
+
+    run: str | None = Field(None, description="its folder; a stream chains its own runs")
+    reference: Literal["rolling", "fixed"] = Field(
+        "rolling", description="the method's yardstick: the model before this request, or before the first"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"run": value} if isinstance(value, str) else value
+
+
+class FromModel(Part):
+    """A forget set made of what the model itself says about an entity."""
+
+    from_model: str = Field(min_length=1, description="the entity's name, as the model knows it")
+    questions: tuple[str, ...] = Field(
+        (), description="your own questions, with {entity} in them; default: expunge's"
+    )
+
+    @field_validator("questions")
+    @classmethod
+    def _named(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if any("{entity}" not in question for question in value):
+            raise ValueError("every question needs {entity} where the name goes")
+        return value
+
+
+class RequestPart(Part):
+    """One request of a stream: what differs from the others."""
+
+    forget: str
+    forget_hard: str | None = None
+    retain: str | None = None
+    neighbors: str | None = None
+    holdout: str | None = None
+    oracle: OracleSettings | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        return {"forget": value} if isinstance(value, str) else value
+
+
 class TargetSettings(Part):
     kind: Literal["records", "entity", "topic", "capability", "document", "attribute"] = "records"
     aim: Literal["erase_influence", "remove_capability"] = "erase_influence"
@@ -107,8 +153,21 @@ class Recipe(Part):
         None, description="stands for model, splits and oracle: personas/small, tofu/forget05"
     )
     model: str | None = Field(None, description="folder or hub id of the original model")
-    forget: str | None = Field(None, description="what must go: a file, a dataset folder or a hub id")
-    retain: str | None = Field(None, description="what must stay; may be unrelated public text")
+    after: AfterSettings | None = Field(
+        None,
+        description="an earlier run's folder, or {run, reference: fixed}: start from its controlled model, "
+        "measure what it forgot again",
+    )
+    forget: str | FromModel | None = Field(
+        None, description="what must go: a file, a dataset folder, a hub id, or {from_model: ENTITY}"
+    )
+    requests: tuple[RequestPart, ...] | None = Field(
+        None,
+        description="a stream: forget files (or {forget, retain, holdout, …}), one chained run each",
+    )
+    retain: str | None = Field(
+        None, description="what must stay; may be unrelated public text; auto: built from the model"
+    )
     forget_hard: str | None = Field(None, description="the forget knowledge asked differently")
     neighbors: str | None = Field(None, description="same kind of fact, another entity; must stay")
     calibration: str | None = Field(None, description="the control measures here; default: cut from retain")
@@ -139,6 +198,9 @@ class Recipe(Part):
     train: TrainSettings = TrainSettings()
     max_new_tokens: int = Field(200, gt=0, description="length of generated answers, at most")
     max_length: int | None = Field(None, gt=1, description="tokens per record; default: the model's context")
+    access: Literal["weights", "logits", "text"] = Field(
+        "weights", description="what may be asked of the model: logits, text: as of one behind an interface"
+    )
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the master weights")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     attention: str | None = Field(None, description="attention kernel of transformers")
@@ -146,13 +208,16 @@ class Recipe(Part):
     show_text: bool = Field(False, description="put forget-set text into the report")
     seed: int = Field(0, ge=0)
     output: str = Field("runs/run", description="run folder")
+    deploy: str | None = Field(None, description="deployment folder of `expunge release`")
 
     @field_validator("control", "audit", mode="before")
     @classmethod
     def _as_list(cls, value: Any, info: Any) -> Any:
         if value in (None, "none"):
             return ()
-        if isinstance(value, str) and (info.field_name == "control" or value not in PROFILES):
+        if isinstance(value, Mapping) or (
+            isinstance(value, str) and (info.field_name != "audit" or value not in PROFILES)
+        ):
             return (value,)
         return value
 
@@ -178,6 +243,11 @@ class Recipe(Part):
         return value
 
     @property
+    def follows(self) -> str | None:
+        """The run that this one starts from."""
+        return self.after.run if self.after else None
+
+    @property
     def profile(self) -> str:
         """What the verdict is named after: a list of one's own is no profile."""
         return self.audit if isinstance(self.audit, str) else "custom"
@@ -193,7 +263,6 @@ class Recipe(Part):
 
     @property
     def sources(self) -> dict[str, str]:
-        return {split: getattr(self, split) for split in SPLITS if getattr(self, split)}
-    access: Literal["weights", "logits", "text"] = Field(
-        "weights", description="what may be asked of the model: logits, text: as of one behind an interface"
-    )
+        """The splits that are read from somewhere; what is built from the model is none."""
+        named = {split: getattr(self, split) for split in SPLITS}
+        return {s: v for s, v in named.items() if isinstance(v, str) and (s, v) != ("retain", "auto")}

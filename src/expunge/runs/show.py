@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from expunge.reports import compare, find_record, print_record, print_summary, w
 from expunge.reports.formatting import byte_size, duration
 from expunge.runs.pipeline import RunResult
 from expunge.runs.plan import Plan
+from expunge.runs.stream import HEAD, StreamResult, cells
 
 __all__ = ["finish", "print_plan", "read_scorecard", "show_record", "show_run", "write_again"]
 
@@ -27,6 +29,10 @@ def console() -> Any:
 
 def finish(result: RunResult) -> None:
     """Print the result; raise BarMissed (exit 3) when a requirement was not met."""
+    if isinstance(result, StreamResult):
+        print_stream(result.rows, result.path)
+        result.check()
+        return
     if result.scorecard is None:
         say(f"done; the run folder is {result.path}")
         return
@@ -51,7 +57,30 @@ def read_scorecard(folder: Path) -> Scorecard:
         ) from error
 
 
+def print_stream(rows: Sequence[dict[str, Any]], folder: Path) -> None:
+    """The table of a stream; its columns fold on a narrow terminal."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(*HEAD, box=box.SIMPLE, pad_edge=False)
+    for row in rows:
+        table.add_row(*(cell.replace("[", "\\[") for cell in cells(row)))
+    console().print(table)
+    console().print(str(folder / "stream.md"), markup=False, highlight=False, soft_wrap=True)
+
+
+def show_stream(file: Path, *, as_json: bool) -> None:
+    text = file.read_text(encoding="utf-8")
+    if as_json:
+        sys.stdout.write(text)
+    else:
+        print_stream(json.loads(text)["rows"], file.parent)
+
+
 def show_run(folder: Path, *, as_json: bool = False) -> None:
+    if (stream := Path(folder) / "stream.json").is_file():
+        show_stream(stream, as_json=as_json)
+        return
     card = read_scorecard(folder)
     if as_json:
         sys.stdout.write(card.model_dump_json(indent=1) + "\n")

@@ -117,6 +117,7 @@ def unlearn(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
         recipe.lora if recipe.adapter == "lora" else None,
         recipe.reference,
         int(recipe.reference_budget * 2**30),
+        reference_subject=shelf.load("first") if job.first else None,
     )
     method = make_method(recipe.method.name, **recipe.method.settings)
     subject = method.unlearn(shelf.load("original"), job.request, workspace)
