@@ -16,9 +16,9 @@ from typing import Any
 from expunge.data.records import Record
 from expunge.data.request import fingerprint_records
 from expunge.errors import ConfigError, ModelError, Problem
-from expunge.runs.folder import read_state
 from expunge.runs.kept import kept
 from expunge.runs.lifecycle import current, entry, read_life
+from expunge.runs.notes import read_state
 
 __all__ = ["PAST", "Link", "check_start", "earlier", "mark", "names", "past_forget"]
 

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import ConfigError, ModelError, Problem
-from expunge.runs.folder import now, read_state, remove, write_json
+from expunge.runs.folder import now, remove, write_json
 from expunge.runs.lifecycle import advance, current, entry
+from expunge.runs.notes import read_state
 
 __all__ = [
     "Deployment", "file_hashes", "forget_previous", "is_deployment", "kept_models", "opened", "place_of",

@@ -26,10 +26,11 @@ from expunge.errors import ConfigError, Problem
 from expunge.progress import say
 from expunge.reports.files import write_text
 from expunge.runs.lifecycle import State, advance, check_open
+from expunge.runs.notes import read_json, read_state
 
 __all__ = [
     "RunFolder", "Work", "announce", "cache_folder", "code_version", "hash_of", "kept_name", "now",
-    "read_recipe", "read_state", "remove", "write_json",
+    "remove", "write_json",
 ]  # fmt: skip
 
 Work = Callable[[Path], Mapping[str, Any] | None]
@@ -76,7 +77,7 @@ class RunFolder:
         if not self.path.exists():
             return
         state = read_state(self.path)
-        stored = _read_json(self.path / "recipe.json")
+        stored = read_json(self.path / "recipe.json")
         if state is None and not (self.path.is_dir() and _is_empty(self.path)):
             raise ConfigError(Problem(str(path), "exists and is no expunge run", "Choose another output"))
         changed = _difference(stored, self.recipe) if isinstance(stored, dict) else []
@@ -130,7 +131,7 @@ class RunFolder:
         kept = self.cache / kept_name(name, key)
         with _locked(kept, name):
             cached = (kept / "stage.json").is_file()
-            facts = _read_json(kept / "stage.json") if cached else _work(kept, work)
+            facts = read_json(kept / "stage.json") if cached else _work(kept, work)
             _link_tree(kept, linked)
         self.state["stages"][name] = {"key": key, "cached": cached, **facts}
         write_json(self.path / "run.json", self.state)
@@ -140,30 +141,6 @@ class RunFolder:
 def kept_name(stage: str, key: str) -> str:
     """The name of a stage's folder in the cache."""
     return f"{stage.replace('/', '-')}-{key}"
-
-
-def read_state(folder: Path) -> dict[str, Any] | None:
-    """What a run folder says is done: None where it is no run, {} where its note is damaged."""
-    state = _read_json(folder / "run.json")
-    if state is None:
-        return None
-    return state if isinstance(state, dict) and "stages" in state else {}
-
-
-def read_recipe(folder: Path) -> dict[str, Any]:
-    """The recipe a run folder holds, as it was validated; empty where there is none that can be read."""
-    recipe = _read_json(folder / "recipe.json")
-    return recipe if isinstance(recipe, dict) else {}
-
-
-def _read_json(path: Path) -> Any:
-    """The value; None where there is no file, an empty text where it is damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError:
-        return None
-    except ValueError:
-        return ""
 
 
 def _is_empty(folder: Path) -> bool:

@@ -13,8 +13,8 @@ from expunge.errors import ConfigError, Problem, nearest
 from expunge.methods import METHODS
 from expunge.metrics import METRICS
 from expunge.registry import Registry
-from expunge.runs.folder import read_state
 from expunge.runs.lifecycle import current, entry
+from expunge.runs.notes import read_state
 
 __all__ = ["KINDS", "listing", "print_listing"]
 

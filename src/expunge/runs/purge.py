@@ -10,7 +10,8 @@ from typing import Any
 from expunge.errors import ConfigError, Problem
 from expunge.reports.formatting import byte_size
 from expunge.runs import deployment, kept
-from expunge.runs.folder import cache_folder, kept_name, read_state, remove, write_json
+from expunge.runs.folder import cache_folder, kept_name, remove, write_json
+from expunge.runs.notes import read_state
 
 __all__ = ["purge"]
 

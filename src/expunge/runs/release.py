@@ -8,8 +8,8 @@ from typing import Any
 
 from expunge.errors import BarMissed, ConfigError, Problem
 from expunge.runs.deployment import Deployment, is_deployment, opened, place_of
-from expunge.runs.folder import read_recipe, read_state
 from expunge.runs.lifecycle import Life, advance, current, entry, read_life
+from expunge.runs.notes import read_recipe, read_state
 
 __all__ = ["objections", "release", "rollback"]
 
