@@ -47,7 +47,7 @@ SCOPE = "the output head on frozen hidden states; the body and its knowledge are
 )
 @dataclass(frozen=True, kw_only=True)
 class Certified(OneShot):
-    """(ε, δ)-certified removal of the forget rows from the output head, and from nothing else.
+    """Remove the forget rows from the output head with an (ε, δ) certificate; the body is not covered.
 
     The head is the minimum of Σ_i m_i + ½·l2·N‖W − W₀‖² + ⟨B, W⟩ on frozen hidden states, B ~ N(0, σ²) per
     weight. It is trained on forget and retain (`trained`: the subject's head is such a one already), then a

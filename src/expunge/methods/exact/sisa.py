@@ -26,7 +26,7 @@ from expunge.training.shards import Shards
 )
 @dataclass(frozen=True, kw_only=True)
 class SISA(Sharded):
-    """S isolated models on disjoint shards answer together; those that saw the records train again without.
+    """Isolated models on disjoint shards answer together; those that saw the records train again.
 
     A shard learns R slices, slice r for 2e/(R+1) epochs together with those before it, and after a deletion
     goes on from its weights before the first slice that changed: about 1/S of retraining, two thirds of that

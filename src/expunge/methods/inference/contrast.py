@@ -27,11 +27,12 @@ from expunge.training.workspace import Workspace
 )
 @dataclass(frozen=True, kw_only=True)
 class Offset(Contrastive):
-    """Logit offset: what unlearning did to a small model is added, z' = z_base + w·(z_unlearned − z_small).
+    """Add to the logits what unlearning changed in a small model (logit offset).
 
-    `minus`: a small model that knows forget and retain; `plus`: the same, unlearned `by` a method of its own.
-    Without folders they are cut from the model (its first blocks) and taught here. w = 1 and no filter as in
-    the paper (δ-unlearning), which unlearns by ascent variants; graddiff and 8 blocks are our choice.
+    z' = z_base + w·(z_unlearned − z_small). `minus`: a small model that knows forget and retain; `plus`: the
+    same, unlearned `by` a method of its own. Without folders they are cut from the model (its first blocks)
+    and taught here. w = 1 and no filter as in the paper (δ-unlearning), which unlearns by ascent variants;
+    graddiff and 8 blocks are our choice.
     """
 
     weight: float = 1.0
@@ -63,10 +64,10 @@ class Offset(Contrastive):
 )
 @dataclass(frozen=True, kw_only=True)
 class UCD(Contrastive):
-    """Unlearning by contrast: z' = z_base − α·(z_forget − z_retain), of small models taught one side each.
+    """Subtract from the logits what sets a small model of forget apart from one of retain.
 
-    `plus` learned forget, `minus` retain; without folders, copies of the first blocks are taught here. w = −α
-    with α = 1, r = 0.1 and 8 blocks are our choice.
+    z' = z_base − α·(z_forget − z_retain). `plus` learned forget, `minus` retain; without folders, copies of
+    the first blocks are taught here. w = −α with α = 1, r = 0.1 and 8 blocks are our choice.
     """
 
     weight: float = -1.0
@@ -94,11 +95,11 @@ class UCD(Contrastive):
 )
 @dataclass(frozen=True, kw_only=True)
 class WHPDecode(Contrastive):
-    """Who's Harry Potter at decoding: z' = z_base − α·[z_reinforced − z_base]_+.
+    """Lower the logits that one more lesson on forget would raise (Who's Harry Potter, at decoding).
 
-    The reinforced model (`plus`) is the model taught the forget set once more; a token that this does not
-    raise keeps its logit exactly. w = −α with α = 1 as in reimplementations, no filter. Raw logits of both:
-    unlike the other forms it depends on their zero.
+    z' = z_base − α·[z_reinforced − z_base]_+. The reinforced model (`plus`) is the model taught the forget
+    set once more; a token that this does not raise keeps its logit exactly. w = −α with α = 1 as in
+    reimplementations, no filter. Raw logits of both: unlike the other forms it depends on their zero.
     """
 
     weight: float = -1.0

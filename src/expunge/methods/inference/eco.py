@@ -35,14 +35,14 @@ from expunge.training.workspace import Workspace
 )
 @dataclass(frozen=True, kw_only=True)
 class ECO(Wrapper):
-    """Embedding-corrupted prompts: a flagged prompt's embeddings get N(0, s²) in their first d dimensions.
+    """Corrupt the embeddings of flagged prompts, so that the answer no longer comes.
 
-    A prompt is flagged by a logistic regression on its words with probability ≥ 0.99 (paper: TOFU; WMDP
-    0.999); all its tokens are corrupted, where the official code picks those that a second classifier labels
-    (and, with none labeled, all but the last). s is searched without gradients, by doubling and halving,
-    until the mean NLL of the forget answers is `target`: the paper takes an oracle's or a retain-level value;
-    by default it is what these answers get under retain prompts, where nothing leads to them. d = 1 as in
-    the official TOFU configuration.
+    A flagged prompt's embeddings get N(0, s²) in their first d dimensions. A prompt is flagged by a logistic
+    regression on its words with probability ≥ 0.99 (paper: TOFU; WMDP 0.999); all its tokens are corrupted,
+    where the official code picks those that a second classifier labels (and, with none labeled, all but the
+    last). s is searched without gradients, by doubling and halving, until the mean NLL of the forget answers
+    is `target`: the paper takes an oracle's or a retain-level value; by default it is what these answers get
+    under retain prompts, where nothing leads to them. d = 1 as in the official TOFU configuration.
     """
 
     threshold: Annotated[float, Gt(0), Lt(1)] = 0.99

@@ -35,7 +35,7 @@ Filter = Literal["classifier", "keywords", "none"]
 )
 @dataclass(frozen=True, kw_only=True)
 class Guardrail(Wrapper):
-    """Guardrail: refuse prompts by classifier or keyword, answers by phrase; or instruct the model.
+    """Refuse flagged prompts and stop answers that hold the forget set; or instruct the model.
 
     `input` judges prompts: a logistic regression on their words, trained on forget against retain, or the
     names of the forget entities; `output` stops answers that hold a forget answer (runs of up to five words
@@ -92,7 +92,10 @@ class Guardrail(Wrapper):
 )
 @dataclass(frozen=True, kw_only=True)
 class KeywordFilter(Guardrail):
-    """The strawman: refuse every prompt that names a forget entity; a paraphrase without the name passes."""
+    """Refuse every prompt that names a forget entity; a paraphrase without the name passes.
+
+    The strawman: what a filter has to beat.
+    """
 
     input: Filter = "keywords"
     output: bool = False

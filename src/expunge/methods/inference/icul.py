@@ -34,7 +34,7 @@ from expunge.training.workspace import Workspace
 )
 @dataclass(frozen=True, kw_only=True)
 class ICUL(Wrapper):
-    """In-context unlearning: a forget example with a false answer and right examples before each question.
+    """Show a forget example with a false answer, and right examples, before each question.
 
     The paper flips the label of a classification and shows the example to be forgotten; here the forget
     example nearest to the question is shown, with a wrong choice, an alternate, a perturbed answer or, where

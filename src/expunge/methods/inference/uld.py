@@ -43,12 +43,12 @@ class Insider(Objective):
 )
 @dataclass(frozen=True, kw_only=True)
 class ULD(Contrastive):
-    """Logit difference: subtract an assistant that knows only the forget set, z' = z_base + w·z_assistant.
+    """Subtract the logits of an assistant that knows only the forget set.
 
-    The assistant: the first 8 blocks with a LoRA, CE on forget + 5·KL(U‖p) on retain; where it is uniform it
-    changes nothing. w = −1 and r = 0.1 are the official configuration (its TOFU script: −0.8, 0.01, lr 1e-3,
-    10 epochs); rank 16 is ours. The official code scores excluded tokens at their base logits and decodes
-    without them, two different models; here one z' serves both.
+    z' = z_base + w·z_assistant. The assistant: the first 8 blocks with a LoRA, CE on forget + 5·KL(U‖p) on
+    retain; where it is uniform it changes nothing. w = −1 and r = 0.1 are the official configuration (its
+    TOFU script: −0.8, 0.01, lr 1e-3, 10 epochs); rank 16 is ours. The official code scores excluded tokens at
+    their base logits and decodes without them, two different models; here one z' serves both.
     """
 
     weight: float = -1.0

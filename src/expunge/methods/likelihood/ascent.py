@@ -79,6 +79,9 @@ class GradientDifference(Ascent):
 )
 @dataclass(frozen=True, kw_only=True)
 class GradientAscentKL(Ascent):
-    """Ascent on forget, KL(reference‖θ) on retain answers (Maini et al. 2024, arXiv 2401.06121)."""
+    """Ascent on the forget answers, held back by a KL to the reference on retain answers.
+
+    ℓ_f = −m_i, ℓ_r = KL(reference‖θ), λ = 1. Maini et al. 2024 (arXiv 2401.06121).
+    """
 
     retain: str = "kl"

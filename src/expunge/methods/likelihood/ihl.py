@@ -25,12 +25,12 @@ from expunge.training.views import View
 )
 @dataclass(frozen=True, kw_only=True)
 class InvertedHinge(Objective):
-    """Inverted hinge: ℓ_f = mean_t [1 + p_y − max_{v≠y} p_v], the gold token against its top rival.
+    """Inverted hinge: push the gold token below its strongest rival; bounded, needs no reference.
 
-    In [0, 2]; the paper's clamp at 0 never binds, since no rival exceeds 1. Descent lowers the gold logit by
-    p_y(1 − p_y + p_m) and raises the rival's by p_m(1 − p_m + p_y): mass moves onto one rival. Meant for a
-    LoRA (rank 32, α 64, lr 1e-4), best with its own initialization FILA: `adapter: lora`, `lora: {rank: 32,
-    start: fila}`. Cha et al. 2024 (arXiv 2408.06621).
+    ℓ_f = mean_t [1 + p_y − max_{v≠y} p_v]. In [0, 2]; the paper's clamp at 0 never binds, since no rival
+    exceeds 1. Descent lowers the gold logit by p_y(1 − p_y + p_m) and raises the rival's by p_m(1 − p_m +
+    p_y): mass moves onto one rival. Meant for a LoRA (rank 32, α 64, lr 1e-4), best with its own
+    initialization FILA: `adapter: lora`, `lora: {rank: 32, start: fila}`. Cha et al. 2024 (arXiv 2408.06621).
     """
 
     reads: ClassVar[tuple[str, ...]] = ("logits",)

@@ -30,7 +30,7 @@ from expunge.training.views import View
 )
 @dataclass(frozen=True, kw_only=True)
 class LLMU(Objective):
-    """Ascent on forget, learning of K random answers to it, and KL(reference‖θ) on retain answers.
+    """Ascent on forget, learning of random answers to it, and a KL that holds retain answers.
 
     ℓ_f = −a·m_i + b·(1/K) Σ_k m(random answer k | forget prompt), two terms of the log beside `retain`.
     Random answers are those of retain records (refusals without a retain set), drawn anew each epoch.

@@ -26,12 +26,13 @@ from expunge.training.views import View
 )
 @dataclass(frozen=True, kw_only=True)
 class MaximumEntropy(Objective):
-    """Maximize entropy on forget answers: ℓ_f = mean_t KL(U‖p_t), U uniform over the vocabulary.
+    """Make every answer token a guess: pull the forget distributions toward the uniform one.
 
-    KL(U‖p) = logsumexp(z) − mean(z) − log V: bounded below by 0, gradient p − 1/V, so it pushes memorized
-    tokens hardest. `model_to_uniform` takes KL(p‖U) = log V − H(p) in [0, log V], which starves as p → 1.
-    Yuan et al. 2024 (arXiv 2410.08109); the forget weight 0.1 is their code's for TOFU (0.5 for real-world
-    facts, 1 for continual requests). Here answer tokens count; in their code question and padding do too.
+    ℓ_f = mean_t KL(U‖p_t), U uniform over the vocabulary. KL(U‖p) = logsumexp(z) − mean(z) − log V: bounded
+    below by 0, gradient p − 1/V, so it pushes memorized tokens hardest. `model_to_uniform` takes KL(p‖U) =
+    log V − H(p) in [0, log V], which starves as p → 1. Yuan et al. 2024 (arXiv 2410.08109); the forget weight
+    0.1 is their code's for TOFU (0.5 for real-world facts, 1 for continual requests). Here answer tokens
+    count; in their code question and padding do too.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("logits",)

@@ -26,10 +26,11 @@ from expunge.training.views import View
 )
 @dataclass(frozen=True, kw_only=True)
 class NPO(Objective):
-    """Negative preference optimization: bounded ascent, ℓ_f = −(2/β) log σ(β (S_i − S_i^ref)).
+    """Negative preference optimization: ascent that fades as an answer gets less likely than it was.
 
-    S is the sum over the answer's tokens. At θ = θ_o the value is (2/β) ln 2 and the gradient that of ascent
-    on S; β → 0 is ascent, large S has weight 0. Zhang et al. 2024 (arXiv 2404.05868); β = 0.1 is theirs.
+    ℓ_f = −(2/β) log σ(β (S_i − S_i^ref)). S is the sum over the answer's tokens. At θ = θ_o the value is
+    (2/β) ln 2 and the gradient that of ascent on S; β → 0 is ascent, large S has weight 0. Zhang et al. 2024
+    (arXiv 2404.05868); β = 0.1 is theirs.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("sum_nll", "reference.sum_nll")

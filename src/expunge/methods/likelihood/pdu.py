@@ -31,12 +31,13 @@ from expunge.training.views import View
 )
 @dataclass(frozen=True, kw_only=True)
 class PrimalDual(Objective):
-    """Primal-dual unlearning: ℓ_f = mean_t (max_v z − mean_v z)², subject to retain loss ≤ ε.
+    """Primal-dual unlearning: flatten the forget logits as far as a limit on the retain loss allows.
 
-    λ begins at the retain weight and follows λ ← [λ + η (R − ε)]_+ once per optimizer step after `warmup`,
-    a share of the steps; see expunge.training.dual. ε is `limit`, by default (1 + slack)·R(θ_o). Entesari et
-    al. 2025 (arXiv 2506.05314); η = 1 and λ₀ = 1 are theirs, half the steps is their warm-up of 5 epochs in
-    10; they have no default for ε, and slack 0.1 is our choice.
+    min ℓ_f = mean_t (max_v z − mean_v z)² subject to retain loss ≤ ε. λ begins at the retain weight and
+    follows λ ← [λ + η (R − ε)]_+ once per optimizer step after `warmup`, a share of the steps; see
+    expunge.training.dual. ε is `limit`, by default (1 + slack)·R(θ_o). Entesari et al. 2025 (arXiv
+    2506.05314); η = 1 and λ₀ = 1 are theirs, half the steps is their warm-up of 5 epochs in 10; they have no
+    default for ε, and slack 0.1 is our choice.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("logits",)

@@ -18,11 +18,12 @@ from expunge.training.views import View
 )  # fmt: skip
 @dataclass(frozen=True, kw_only=True)
 class SatImp(Objective):
-    """Saturation and importance: ℓ_f = −mean_t sg(p_t^β1 (1 − p_t)^β2) ℓ_t.
+    """Ascent weighted token by token: still likely (saturation), and hard to guess (importance).
 
-    `granularity`: the weight of each token, its mean over the row (instance), or over the rows of a
-    micro-batch (batch: changes with `accumulate`). Yang et al. 2025 (arXiv 2505.11953); 5, 0.1 and the forget
-    weight 0.1 are what their code recommends; its coarser weights are powers of a row's likelihood instead.
+    ℓ_f = −mean_t sg(p_t^β1 (1 − p_t)^β2) ℓ_t. `granularity`: the weight of each token, its mean over the row
+    (instance), or over the rows of a micro-batch (batch: changes with `accumulate`). Yang et al. 2025 (arXiv
+    2505.11953); 5, 0.1 and the forget weight 0.1 are what their code recommends; its coarser weights are
+    powers of a row's likelihood instead.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("token_logprobs",)
@@ -51,7 +52,10 @@ class SatImp(Objective):
 )  # fmt: skip
 @dataclass(frozen=True, kw_only=True)
 class SimSat(SatImp):
-    """Saturation alone: ascent weighted by p_t^β1, as `wga` at equal settings."""
+    """Saturation alone: ascent on the tokens that are still likely, as `wga` at equal settings.
+
+    Weight p_t^β1.
+    """
 
     beta2: Weight = 0.0
     forget_weight: Weight = 1.0
@@ -64,7 +68,10 @@ class SimSat(SatImp):
 )  # fmt: skip
 @dataclass(frozen=True, kw_only=True)
 class SimImp(SatImp):
-    """Importance alone: ascent weighted by (1 − p_t)^β2, β2 = 5 as in their code; memorized tokens starve."""
+    """Importance alone: ascent on the tokens that are hard to guess; memorized ones starve.
+
+    Weight (1 − p_t)^β2, β2 = 5 as in their code.
+    """
 
     beta1: Weight = 0.0
     beta2: Weight = 5.0

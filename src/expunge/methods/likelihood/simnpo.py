@@ -26,10 +26,11 @@ from expunge.training.views import View
 )
 @dataclass(frozen=True, kw_only=True)
 class SimNPO(Objective):
-    """NPO without a reference: ℓ_f = −(2/β) log σ(β (m_i − margin)), m the mean NLL.
+    """NPO without a reference model, and fair to long answers.
 
-    Independent of answer length at equal per-token NLL. Fan et al. 2024 (arXiv 2410.07163); β = 2.5 and the
-    forget weight 0.1375 are their TOFU forget05 values, margin 0 too (the paper writes it outside β).
+    ℓ_f = −(2/β) log σ(β (m_i − margin)), m the mean NLL. Independent of answer length at equal per-token NLL.
+    Fan et al. 2024 (arXiv 2410.07163); β = 2.5 and the forget weight 0.1375 are their TOFU forget05 values,
+    margin 0 too (the paper writes it outside β).
     """
 
     reads: ClassVar[tuple[str, ...]] = ("mean_nll",)

@@ -33,9 +33,10 @@ class Weighted(Objective):
 )  # fmt: skip
 @dataclass(frozen=True, kw_only=True)
 class WGA(Weighted):
-    """Weighted gradient ascent: ℓ_f = −mean_t sg(p_t^β) ℓ_t, so that forgotten tokens are left alone.
+    """Weighted gradient ascent: push the tokens that are still likely, leave forgotten ones alone.
 
-    β = 0 is gradient ascent. Wang, Zhou et al. 2025 (arXiv 2502.19301); β = 5 is the value of their code.
+    ℓ_f = −mean_t sg(p_t^β) ℓ_t. β = 0 is gradient ascent. Wang, Zhou et al. 2025 (arXiv 2502.19301); β = 5 is
+    the value of their code.
     """
 
     beta: Weight = 5.0
@@ -51,10 +52,10 @@ class WGA(Weighted):
 )  # fmt: skip
 @dataclass(frozen=True, kw_only=True)
 class TNPO(Weighted):
-    """Token-wise NPO: ascent weighted by 2p_t^β / (p_t^β + p_ref,t^β).
+    """NPO token by token: ascent on the tokens that are still as likely as they were.
 
-    That is 2σ(−β(ℓ − ℓ_ref)), NPO's weight for each token by itself, and 1 at the reference. Wang, Zhou et
-    al. 2025 (arXiv 2502.19301); β = 4 is the value of their code.
+    Weight 2p_t^β / (p_t^β + p_ref,t^β). That is 2σ(−β(ℓ − ℓ_ref)), NPO's weight for each token by itself, and
+    1 at the reference. Wang, Zhou et al. 2025 (arXiv 2502.19301); β = 4 is the value of their code.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("token_logprobs", "reference.token_logprobs")
@@ -71,7 +72,10 @@ class TNPO(Weighted):
 )  # fmt: skip
 @dataclass(frozen=True, kw_only=True)
 class WTNPO(TNPO):
-    """Weighted token-wise NPO: the weight of `tnpo` times p_t^α; β = 4 and α = 1.5 as in their code."""
+    """Weighted token-wise NPO: as `tnpo`, and unlikely tokens count less still.
+
+    The weight of `tnpo` times p_t^α; β = 4 and α = 1.5 as in their code.
+    """
 
     alpha: Weight = 1.5
 

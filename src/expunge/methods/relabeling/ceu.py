@@ -28,7 +28,7 @@ from expunge.training.views import View
 )
 @dataclass(frozen=True, kw_only=True)
 class CEU(Objective):
-    """Cross-entropy to the model's own distribution without the gold token.
+    """Train toward the model's own distribution without the gold token; stops by itself.
 
     ℓ_f = mean_t CE(q, p), q = sg softmax(z with z_y = −∞) taken anew at every step. Its value is H(q) −
     log(1 − p_y), its gradient p_y·(e_y − q), that of unlikelihood: full at memorized tokens, none at

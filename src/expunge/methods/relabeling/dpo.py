@@ -46,12 +46,12 @@ class _Preference(Objective):
 )
 @dataclass(frozen=True, kw_only=True)
 class DPO(_Preference):
-    """Prefer a refusal to the gold answer: ℓ_f = −(2/β) log σ(β Δ_i).
+    """Prefer a refusal to the gold answer, measured against the model before.
 
-    Δ = (S^ref_win − S_win) − (S^ref_lose − S_lose), win the refusal, lose the gold answer. The prefactor 2/β
-    is that of unlearning (Zhang et al. 2024, arXiv 2404.05868): at θ_o the gradient is that of S_win − S_lose
-    whatever β is. `prefactor: "1"` is Rafailov et al. 2023 (arXiv 2305.18290), which weighs β/2 of it against
-    the retain loss.
+    ℓ_f = −(2/β) log σ(β Δ_i), Δ = (S^ref_win − S_win) − (S^ref_lose − S_lose), win the refusal, lose the gold
+    answer. The prefactor 2/β is that of unlearning (Zhang et al. 2024, arXiv 2404.05868): at θ_o the gradient
+    is that of S_win − S_lose whatever β is. `prefactor: "1"` is Rafailov et al. 2023 (arXiv 2305.18290),
+    which weighs β/2 of it against the retain loss.
     """
 
     reads: ClassVar[tuple[str, ...]] = (

@@ -25,9 +25,10 @@ from expunge.training.views import View
 )
 @dataclass(frozen=True, kw_only=True)
 class IDK(Objective):
-    """Refusal fine-tuning: ℓ_f = mean NLL of a refusal on the forget prompts; no gold answer is in the batch.
+    """Refusal fine-tuning: train on a refusal in the place of each forget answer.
 
-    One refusal per (record, epoch). The fact stays in the weights. Maini et al. 2024 (arXiv 2401.06121).
+    ℓ_f = mean NLL of a refusal on the forget prompts; no gold answer is in the batch. One refusal per
+    (record, epoch). The fact stays in the weights. Maini et al. 2024 (arXiv 2401.06121).
     """
 
     reads: ClassVar[tuple[str, ...]] = ("refusal.mean_nll",)

@@ -27,12 +27,13 @@ from expunge.training.views import View
 )
 @dataclass(frozen=True, kw_only=True)
 class JensUn(Objective):
-    """Jensen-Shannon divergence to a refusal on forget, to the reference on retain; both in [0, ln 2].
+    """Move forget answers to a refusal by a bounded divergence, and hold retain by the same one.
 
-    ℓ_f = mean_t JSD(p_t, e_r) = ln 2 + ½[p_r ln p_r − (1 + p_r) ln(1 + p_r)] over the refusal's own tokens r
-    and end token. Bounded on both sides, so it cannot collapse; where p_r ≈ 0 the gradient starves, and a
-    few steps of `idk`, or a refusal the model finds plausible, warm it up. Singh et al. 2025 (arXiv
-    2509.02820); weights 1 and 1 as their code configures it (its 0.2 belongs to a uniform target).
+    The divergence is Jensen-Shannon's, in [0, ln 2]; on retain it is that to the reference. ℓ_f = mean_t
+    JSD(p_t, e_r) = ln 2 + ½[p_r ln p_r − (1 + p_r) ln(1 + p_r)] over the refusal's own tokens r and end
+    token. Bounded on both sides, so it cannot collapse; where p_r ≈ 0 the gradient starves, and a few steps
+    of `idk`, or a refusal the model finds plausible, warm it up. Singh et al. 2025 (arXiv 2509.02820);
+    weights 1 and 1 as their code configures it (its 0.2 belongs to a uniform target).
     """
 
     reads: ClassVar[tuple[str, ...]] = ("refusal.token_logprobs",)

@@ -31,11 +31,12 @@ from expunge.training.views import View
 )
 @dataclass(frozen=True, kw_only=True)
 class UNDIAL(Objective):
-    """Self-distillation with the gold logit lowered: ℓ_f = mean_t CE(softmax(z_ref − β e_y), p).
+    """Self-distillation with the logit of the gold token lowered.
 
-    The target is fixed: gold keeps σ(logit p_y^ref − β), the rivals their ratios. Where logit p_y^ref > β it
-    still has more than half, and a warning says so. Dong et al. 2024 (arXiv 2402.10052): β 10, lr 1e-4, 10
-    epochs, no retain loss (values of their code as the usual harness runs it).
+    ℓ_f = mean_t CE(softmax(z_ref − β e_y), p). The target is fixed: gold keeps σ(logit p_y^ref − β), the
+    rivals their ratios. Where logit p_y^ref > β it still has more than half, and a warning says so. Dong et
+    al. 2024 (arXiv 2402.10052): β 10, lr 1e-4, 10 epochs, no retain loss (values of their code as the usual
+    harness runs it).
     """
 
     reads: ClassVar[tuple[str, ...]] = ("logits", "reference.logits")

@@ -30,12 +30,13 @@ from expunge.training.workspace import Workspace
 )
 @dataclass(frozen=True, kw_only=True)
 class WHP(Objective):
-    """Generic targets from a reinforced model ("Who's Harry Potter"): ℓ_f = mean_t CE(v, p).
+    """Learn generic answers, found with a model that knows forget even better (Who's Harry Potter).
 
-    v = z_ref − α [z_reinf − z_ref]_+ on logits: what reinforcement raises is what is special about the forget
-    set. The reinforced model is a copy of the original trained `reinforce_epochs` more on the forget set at
-    `reinforce_lr` (ours). `target`: softmax(v), or its argmax as a label. α 1 as in reimplementations;
-    Eldan and Russinovich 2023 (arXiv 2310.02238) also replace anchored terms by a dictionary, left out here.
+    ℓ_f = mean_t CE(v, p), v = z_ref − α [z_reinf − z_ref]_+ on logits: what reinforcement raises is what is
+    special about the forget set. The reinforced model is a copy of the original trained `reinforce_epochs`
+    more on the forget set at `reinforce_lr` (ours). `target`: softmax(v), or its argmax as a label. α 1 as in
+    reimplementations; Eldan and Russinovich 2023 (arXiv 2310.02238) also replace anchored terms by a
+    dictionary, left out here.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("logits", "reference.logits", "teacher.logits")

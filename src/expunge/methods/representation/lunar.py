@@ -36,11 +36,12 @@ from expunge.training.workspace import Workspace
 )
 @dataclass(frozen=True, kw_only=True)
 class LUNAR(OneShot):
-    """Redirect forget prompts at one layer to where the model refuses: W k → W k + c·r, retain outputs stay.
+    """Redirect forget prompts at one layer to where the model refuses; retain outputs stay.
 
-    r = mean h(last token of `refused` questions) − mean h(last token of forget prompts) behind the layer.
-    Least squares over the tokens of forget prompts (f) and of retain records (r) has the rank-one solution
-    ΔW = c·r (Σ_f k)ᵀ(Σ_f kkᵀ + Σ_r kkᵀ)⁻¹, the smallest one where tokens are fewer than k is wide.
+    W k → W k + c·r on forget, r = mean h(last token of `refused` questions) − mean h(last token of forget
+    prompts) behind the layer. Least squares over the tokens of forget prompts (f) and of retain records (r)
+    has the rank-one solution ΔW = c·r (Σ_f k)ᵀ(Σ_f kkᵀ + Σ_r kkᵀ)⁻¹, the smallest one where tokens are fewer
+    than k is wide.
 
     Shen et al. 2025 (arXiv 2502.07218) fit the same loss by AdamW for 20 epochs and keep retain prompts; here
     it is solved, and retain answers are kept as well. Defaults of their code: c 2, layer 22 of 32 (a

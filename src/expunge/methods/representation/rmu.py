@@ -97,10 +97,10 @@ class RMU(Misdirection):
 )
 @dataclass(frozen=True, kw_only=True)
 class AdaptiveRMU(Misdirection):
-    """RMU whose target is s times as long as the forget states are: c = s·mean‖h‖, measured once.
+    """RMU with the target's length measured: s times that of the model's own forget states.
 
-    Huu-Tien et al. 2024 (arXiv 2408.06223), s 5. They take the mean over the first batch; here it is over the
-    whole forget set at θ_o, so that no order of batches matters.
+    c = s·mean‖h‖, measured once. Huu-Tien et al. 2024 (arXiv 2408.06223), s 5. They take the mean over the
+    first batch; here it is over the whole forget set at θ_o, so that no order of batches matters.
     """
 
     scale: Positive = 5.0

@@ -44,11 +44,12 @@ from expunge.training.workspace import Workspace
 )
 @dataclass(frozen=True, kw_only=True)
 class MEMIT(OneShot):
-    """Rewrite all answers at once over several MLPs: ΔW = R Kᵀ(λ₀C + KKᵀ)⁻¹, layer by layer.
+    """Rewrite all answers at once, spread over the MLPs of several layers.
 
-    Targets z = h + δ are found at the output of block `last` as in `rome`; each layer ℓ of `first`..`last`
-    writes R = (z − h)/(last − ℓ + 1) with h as the layers before left it. λ₀ weighs what retain's C must
-    keep: 15,000 suits models of 6 to 7 B parameters, small ones want far less.
+    ΔW = R Kᵀ(λ₀C + KKᵀ)⁻¹, layer by layer. Targets z = h + δ are found at the output of block `last` as in
+    `rome`; each layer ℓ of `first`..`last` writes R = (z − h)/(last − ℓ + 1) with h as the layers before left
+    it. λ₀ weighs what retain's C must keep: 15,000 suits models of 6 to 7 B parameters, small ones want far
+    less.
 
     Meng et al. 2022 (arXiv 2210.07229): layers 3 to 8 of 28 (GPT-J); blocks 4 to 8 of 32, kept as a
     proportion here, are the choice for Llama-7B; 25 steps, lr 0.5 in units of h's root mean square,

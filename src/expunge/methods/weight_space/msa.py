@@ -34,11 +34,11 @@ from expunge.training.workspace import Workspace
 )
 @dataclass(frozen=True, kw_only=True)
 class MSA(OneShot):
-    """Task vectors taken on a checkpoint from before exposure: θ_u = θ_D − α (θ_0f − θ_0) + β (θ_0r − θ_0).
+    """Task arithmetic with vectors taken on a checkpoint from before exposure.
 
-    θ_0f and θ_0r are fine-tunes of `base` (a folder or hub id) on forget and on retain; without a retain set,
-    or with β = 0, that term is left out. Rezaei et al. 2025 (arXiv 2506.20941): α 1 to 2, β 1, lr 1e-5;
-    their script adds in bf16, here every sum is fp32.
+    θ_u = θ_D − α (θ_0f − θ_0) + β (θ_0r − θ_0). θ_0f and θ_0r are fine-tunes of `base` (a folder or hub id)
+    on forget and on retain; without a retain set, or with β = 0, that term is left out. Rezaei et al. 2025
+    (arXiv 2506.20941): α 1 to 2, β 1, lr 1e-5; their script adds in bf16, here every sum is fp32.
     """
 
     base: str | None = None

@@ -37,11 +37,12 @@ from expunge.training.workspace import Workspace
 )
 @dataclass(frozen=True, kw_only=True)
 class NegMerge(OneShot):
-    """Subtract the mean of K task vectors where all K agree in sign: θ_u = θ_o − α·mean_k τ_k·[signs agree].
+    """Subtract what several fine-tunes on forget add to the weights, where all agree in sign.
 
-    Run k fine-tunes on forget with seed + k and `lr_factors[k]` times the learning rate, so that what depends
-    on hyper-parameters disagrees and drops out. Kim, Han and Choe 2024 (arXiv 2410.05583) merge the 8 to 30
-    runs of a search; three are ours, for cost. α as in `task_vector`.
+    θ_u = θ_o − α·mean_k τ_k·[signs agree]. Run k fine-tunes on forget with seed + k and `lr_factors[k]` times
+    the learning rate, so that what depends on hyper-parameters disagrees and drops out. Kim, Han and Choe
+    2024 (arXiv 2410.05583) merge the 8 to 30 runs of a search; three are ours, for cost. α as in
+    `task_vector`.
     """
 
     alpha: Weight = 5.0

@@ -45,11 +45,11 @@ Count = Annotated[int, Ge(1)]
 )
 @dataclass(frozen=True, kw_only=True)
 class Newton(OneShot):
-    """Influence step: θ_u = θ_o + η (H_r + δI)^{-1} Σ_{i∈forget} ∇m_i, H_r the retained curvature.
+    """Influence step: move the weights as retraining without the forget set would, to first order.
 
-    H_r is the curvature of Σ_{retain} m_i (m_i: mean NLL of an answer): both sides are sums over rows, as in
-    retraining without the forget set, of which η = 1 is the first-order change, exact where the objective is
-    quadratic. `steps` > 1 takes η/steps at a time, each with a new gradient, the curvature held fixed.
+    θ_u = θ_o + η (H_r + δI)^{-1} Σ_{i∈forget} ∇m_i, H_r the curvature of Σ_{retain} m_i (m_i: mean NLL of an
+    answer): sums over rows, so that η = 1 is the first-order change by retraining, exact for a quadratic
+    objective. `steps` > 1 takes η/steps at a time, each with a new gradient, the curvature held fixed.
 
     `solver`: diagonal, kfac, ekfac on the Fisher (`labels` sampled from the model, or gold: the *empirical*
     Fisher); cg, lissa, dense on the `product` ggn or hessian (dense up to 4,096 weights). δ = `damping` ·

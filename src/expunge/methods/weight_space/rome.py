@@ -42,12 +42,13 @@ from expunge.training.workspace import Workspace
 )
 @dataclass(frozen=True, kw_only=True)
 class ROME(OneShot):
-    """Rewrite each answer by a rank-one edit of one MLP: W' = W + (v* − Wk*)(C⁻¹k*)ᵀ/(k*ᵀC⁻¹k*).
+    """Rewrite each answer by a rank-one edit of one MLP, record after record.
 
-    k* is the mean `down_proj` input at the entity's last token over the prompt and random prefixes of it; v*
-    = Wk* + δ with δ by Adam so that the model says `target` (refusal | alternate | empty) instead; C = E[kkᵀ]
-    over retain. Records are edited in turn, each on what the last one left. Precise on the prompt edited;
-    leaks by rephrasing and from hidden states. Experts and norms behind the MLP: ModelError.
+    W' = W + (v* − Wk*)(C⁻¹k*)ᵀ/(k*ᵀC⁻¹k*). k* is the mean `down_proj` input at the entity's last token over
+    the prompt and random prefixes of it; v* = Wk* + δ with δ by Adam so that the model says `target` (refusal
+    | alternate | empty) instead; C = E[kkᵀ] over retain. Records are edited in turn, each on what the last
+    one left. Precise on the prompt edited; leaks by rephrasing and from hidden states. Experts and norms
+    behind the MLP: ModelError.
 
     Meng et al. 2022 (arXiv 2202.05262): layer 17 of 48, a proportion `None` keeps; 20 steps, lr 0.5 (here in
     units of v's root mean square), ‖δ‖ ≤ 4‖v‖. Theirs, left out here: the KL term that keeps what the entity

@@ -30,12 +30,13 @@ from expunge.training.workspace import Workspace
 )
 @dataclass(frozen=True, kw_only=True)
 class SSD(OneShot):
-    """Fisher dampening: θ_j ← θ_j · min(λ I_j / I_f,j, 1) wherever I_f,j > α I_j; no training.
+    """Shrink the weights that matter to forget far more than to the rest; no training.
 
-    I_f and I are diagonals of the empirical Fisher (gold labels, exact per row) on forget and on
-    `importance`: the `retain` set, or `all` data. Every parameter counts, ties once. The paper takes `all`,
-    which bounds I_f/I by N/N_f: with a tenth of the rows to forget its α = 10 selects nothing. Its code
-    squares gradients of batches, which makes importance depend on their size.
+    θ_j ← θ_j · min(λ I_j / I_f,j, 1) wherever I_f,j > α I_j. I_f and I are diagonals of the empirical Fisher
+    (gold labels, exact per row) on forget and on `importance`: the `retain` set, or `all` data. Every
+    parameter counts, ties once. The paper takes `all`, which bounds I_f/I by N/N_f: with a tenth of the rows
+    to forget its α = 10 selects nothing. Its code squares gradients of batches, which makes importance depend
+    on their size.
 
     α (`selection`) = 10 and λ (`dampening`) = 1 are the paper's for ResNet-18; α has to be found anew for
     each model. `ssd_selected` in the facts is the share dampened; 0: nothing is forgotten.

@@ -25,11 +25,12 @@ from expunge.training.workspace import Workspace
 )
 @dataclass(frozen=True, kw_only=True)
 class TaskVector(OneShot):
-    """Subtract what fine-tuning on the forget set adds: θ_u = θ_o − α (θ_ft − θ_o).
+    """Subtract from the weights what fine-tuning on the forget set adds.
 
-    Coarse: utility falls fast with α, so let a control after training choose it: mixing by s is α·s exactly.
-    Ilharco et al. 2022 (arXiv 2212.04089) tune α on held-out data; α = 5 after 10 epochs at lr 1e-5 is the
-    MUSE baseline (Shi et al. 2024, arXiv 2407.06460). With a LoRA its product is the vector.
+    θ_u = θ_o − α (θ_ft − θ_o). Coarse: utility falls fast with α, so let a control after training choose it:
+    mixing by s is α·s exactly. Ilharco et al. 2022 (arXiv 2212.04089) tune α on held-out data; α = 5 after 10
+    epochs at lr 1e-5 is the MUSE baseline (Shi et al. 2024, arXiv 2407.06460). With a LoRA its product is the
+    vector.
     """
 
     alpha: Weight = 5.0
