@@ -50,13 +50,17 @@ class Part:
 
 @dataclass(frozen=True)
 class Micro:
-    """A micro-batch of step `step`, which has `num_forget` and `num_retain` rows in all."""
+    """A micro-batch of step `step`, which has `num_forget` and `num_retain` rows in all.
+
+    `penalty`: the share of a retain loss on the weights themselves that it carries, [0, 1].
+    """
 
     parts: Sequence[Part]
-    batch: Batch
+    batch: Batch | None  # None: no row, the penalty alone
     step: int
     num_forget: int
     num_retain: int
+    penalty: float = 0.0
 
 
 class UnlearnTask:
@@ -182,7 +186,10 @@ class UnlearnTask:
         for f, r in pairs:
             chosen = ([] if side == "retain" else f, [] if side == "forget" else r)
             if any(map(len, chosen)):
-                made.append(self.micro(step, *chosen, len(forget), len(retain)))
+                micro = self.micro(step, *chosen, len(forget), len(retain))
+                made.append(replace(micro, penalty=0.0) if side else micro)
+        if side == "retain" and self.with_retain and not self.retain_loss.reads:
+            made.append(Micro([], None, step, len(forget), 0, penalty=1.0))
         return made
 
     def micro(
@@ -198,10 +205,11 @@ class UnlearnTask:
                 rows = [self._row(side, variant, i, epoch) for i in indices]
                 parts.append(Part(side, variant, indices, rows))
         batch = collate([row for part in parts for row in part.rows], self.subject.encoder.pad_id)
-        return Micro(parts, batch.to(self.subject.device), step, num_forget, num_retain)
+        penalty = len(forget) / num_forget if self.with_retain and not self.retain_loss.reads else 0.0
+        return Micro(parts, batch.to(self.subject.device), step, num_forget, num_retain, penalty)
 
     def tokens(self, micro: Micro) -> int:
-        return micro.batch.input_ids.numel()
+        return micro.batch.input_ids.numel() if micro.batch else 0
 
     # Losses -------------------------------------------------------------------------------------------
 
@@ -214,7 +222,7 @@ class UnlearnTask:
 
     def terms(self, micro: Micro, rows: Rows | None = None) -> dict[str, Term]:
         """The weighted terms of both sides; `rows` stands in the place of either loss, with weight 1."""
-        views = self.views(micro)
+        views = self.views(micro) if micro.parts else {}
         if rows is not None:
             counts = {"forget": micro.num_forget, "retain": micro.num_retain}
             return {side: Term(rows(view), counts[side]) for side, view in views.items()}
@@ -228,9 +236,8 @@ class UnlearnTask:
             for control in self.controls:
                 retain = control.retain_rows(retain, views["retain"])
             terms["retain"] = Term(retain, micro.num_retain, retain_weight)
-        elif self.with_retain and not self.retain_loss.reads:  # a penalty on the weights themselves
-            count = len(micro.parts[0].indices)
-            terms["retain"] = Term(self.retain_loss.loss(None).expand(count), micro.num_forget, retain_weight)
+        if micro.penalty:
+            terms["retain"] = Term(micro.penalty * self.retain_loss.loss(None)[None], 1, retain_weight)
         return terms
 
     def within(self, micro: Micro) -> AbstractContextManager[Any]:
@@ -252,6 +259,7 @@ class UnlearnTask:
     def views(self, micro: Micro) -> dict[str, View]:
         """One fused forward over all parts; the view of each side, its variants in reach."""
         batch, parts = micro.batch, micro.parts
+        assert batch is not None
         starts = [0, *accumulate(len(part.rows) for part in parts)]
         ends = torch.cat([torch.zeros(1, dtype=torch.long), batch.num_tokens.cpu().cumsum(0)]).tolist()
         spans = [slice(ends[a], ends[b]) for a, b in pairwise(starts)]
@@ -285,6 +293,7 @@ class UnlearnTask:
         self, part: Part, micro: Micro, out: Forward, logits: Tensor | None, span: slice, start: int
     ) -> View:
         batch, needs = micro.batch, self.needs[part.name]
+        assert batch is not None
         where = part.name.removesuffix(".gold")
         row, num_tokens = batch.row[span] - start, batch.num_tokens[start : start + len(part.rows)]
         hidden = {}
