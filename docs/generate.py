@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import json
 import sys
 from collections.abc import Iterator
@@ -15,8 +17,10 @@ import typer
 from pydantic import BaseModel
 
 from expunge.cli import app
+from expunge.registry import Card
 from expunge.reports.schema_doc import schema_markdown
-from expunge.runs.listing import KINDS
+from expunge.runs.catalog import COLUMNS, by_family, class_of, settings_of, value_of
+from expunge.runs.catalog import cards as kind_cards
 from expunge.runs.recipe import Recipe
 
 DOCS = Path(__file__).parent
@@ -114,24 +118,64 @@ def kind_of(name: str, facts: dict[str, Any]) -> str:
     return {"object": "mapping", "boolean": "true or false"}.get(facts.get("type", ""), facts.get("type", ""))
 
 
+ERASES = {
+    "influence": "what the records did to the weights: the model should be as if it had never seen them",
+    "capability": "being able to do or to know something, whichever records taught it",
+    "output": "what the model says when asked; the weights still hold it, and other ways of asking find it",
+}
+ACCESS = """\
+**access**: what the method must be able to do with the model: train its `weights`, see its `logits`, or
+only read its `text`. **cost**: forward (F) and backward (B) passes per optimizer step, or in all where it
+takes no steps. **scale**: `single` runs in one process. **needs**: what it takes beyond a forget set;
+`reference` is the original model, kept beside the trained one or cached. **targets**: kinds of request it
+suits."""
+VERIFIED = """\
+**verified**: facets that `tests/methods/test_behavior.py` checks on a tiny model trained to know the
+forget set, with the settings of `tests/methods/tiny_settings.py`. *forgetting*: the forget answers lose
+at least 0.2 nats per token. *utility*: of the retain tokens that greedy decoding got right, most still
+are (80 % unless the settings say otherwise), and retain stays likelier than forget. *robustness*: trained
+on half of the forget set, or on retain, the other half comes back less than after `wga`. What is not
+named is not verified. It is a check of the code: it promises nothing about your model."""
+
+
 def catalog_page() -> str:
-    """What `expunge list` shows, from the same cards."""
+    """What `expunge list` shows, from the same cards; of methods all there is to know."""
+    families = by_family()
+    erases = "; ".join(f"`{word}`, {meaning}" for word, meaning in ERASES.items())
     blocks = ["# What there is", f"The same as `expunge list methods`, `expunge list metrics`, … {NOTE}"]
-    for kind, registry in KINDS.items():
-        cards = registry.cards()
-        columns = list(dict.fromkeys(key for card in cards for key in card.fields))
-        rows = [
-            [f"`{c.name}`", c.summary, *(value_of(c.fields.get(column)) for column in columns)] for c in cards
+    blocks += ["## Methods", f"**erases**: {erases}.", ACCESS, VERIFIED]
+    blocks += [table("family", "methods", [family_line(*item) for item in families.items()])]
+    for family, cards in families.items():
+        blocks += [f"### {family}", *(method_block(card) for card in cards)]
+    for kind in [name for name in COLUMNS if name != "methods"]:
+        rows = kind_cards(kind)
+        columns = [
+            c for c in dict.fromkeys(key for row in rows for key in row) if c not in ("name", "summary")
         ]
-        lines = ["| " + " | ".join(map(cell, row)) + " |" for row in rows]
-        blocks += [f"## {kind.capitalize()}", table("name", "summary", lines, *columns)]
+        cells = [[f"`{r['name']}`", r["summary"], *(value_of(r.get(c)) for c in columns)] for r in rows]
+        lines = ["| " + " | ".join(map(cell, row)) + " |" for row in cells]
+        title = kind.replace("_", " ").capitalize()
+        blocks += [f"## {title}", table("name", "summary", lines, *columns)]
     return page(blocks)
 
 
-def value_of(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{k}: {v}" for k, v in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value if value is not None else "")
+def family_line(family: str, cards: list[Card]) -> str:
+    spec = importlib.util.find_spec(f"expunge.methods.{family}")  # a plug-in may bring its own family
+    what = importlib.import_module(spec.name).__doc__ if spec else ""
+    names = ", ".join(f"[{card.name}](#{card.name})" for card in cards)
+    return f"| {family}: {cell(what)} | {names} |"
+
+
+def method_block(card: Card) -> str:
+    """One method: summary, card, hyper-parameters with defaults."""
+    known = {key: value_of(value) for key, value in card.fields.items() if key != "family"}
+    known["verified"] = known.get("verified") or "nothing"
+    defaults = settings_of(class_of(card)).items()
+    settings = ", ".join(f"`{name}: {json.dumps(value, ensure_ascii=False)}`" for name, value in defaults)
+    known["settings"] = settings or "none"
+    short = [f"**{key}** {known.pop(key)}" for key in ("erases", "access", "cost", "scale") if key in known]
+    lines = ["- " + " · ".join(short), *(f"- **{key}** {value}" for key, value in known.items() if value)]
+    return f"#### {card.name}\n\n{card.summary}\n\n" + "\n".join(lines)
 
 
 def table(first: str, second: str, lines: list[str], *more: str) -> str:

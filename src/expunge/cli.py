@@ -6,9 +6,10 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from expunge.errors import ExpungeError, InputError
 
@@ -21,6 +22,17 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Make a language model forget what it must forget, keep what it must keep, and prove both.",
 )
+
+
+class NamesMethods(TyperCommand):
+    """A command whose help ends with the methods there are, plug-ins too."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from expunge.runs.catalog import methods_epilog
+
+        self.epilog = methods_epilog()
+        super().format_help(ctx, formatter)
+
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Recipe overrides, as in train.lr=1e-4.")
@@ -86,7 +98,7 @@ def plan(recipe: Path, overrides: Overrides = None, as_json: AsJson = False) -> 
         print_plan(made)
 
 
-@app.command()
+@app.command(cls=NamesMethods)
 def run(
     recipe: Path,
     overrides: Overrides = None,
@@ -153,20 +165,29 @@ def report(
         typer.echo(str(path))
 
 
-@app.command(name="list")
+@app.command(name="list", cls=NamesMethods)
 def list_(
-    what: Annotated[str, typer.Argument(help="methods, controls, metrics, attacks, benchmarks or runs.")],
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="KIND",
+            help="methods, controls, metrics, attacks, benchmarks, transforms, selections, retain_losses, "
+            "optimizers or runs.",
+        ),
+    ],
+    name: Annotated[str | None, typer.Argument(help="One of them, in full, with its settings.")] = None,
+    family: Annotated[str | None, typer.Option(help="Only methods of this family.")] = None,
     folder: Annotated[Path, typer.Option(help="Where runs lie.")] = Path("runs"),
     as_json: AsJson = False,
 ) -> None:
     """List what there is, from its cards; nothing heavy is loaded."""
     from expunge.runs.listing import listing, print_listing
 
-    rows = listing(what, folder)
+    rows = listing(what, folder, name=name, family=family)
     if as_json:
-        typer.echo(json.dumps(rows, indent=1))
+        typer.echo(json.dumps(rows[0] if name else rows, indent=1))
     else:
-        print_listing(what, rows)
+        print_listing(what, rows, name=name)
 
 
 @app.command()

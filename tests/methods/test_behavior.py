@@ -62,3 +62,22 @@ def test_keeps_the_rest(name, knowing, unlearned):
     before, kept = (nll_and_hits(s, request.retain) for s in (subject, result))
     assert kept[1] >= TINY.get(name, Tiny()).kept * before[1]
     assert kept[0] < nll_and_hits(result, request.forget)[0] - 0.2
+
+
+@pytest.mark.parametrize(("records", "lr"), [("forget", 1e-3), ("retain", 3e-3)])
+@pytest.mark.parametrize("name", verifying("robustness"))
+def test_withstands_relearning(name, records, lr, knowing, unlearned):
+    """Trained on half of forget, or on retain, the other half comes back less than after `wga`."""
+    _, request = knowing
+    attack = TrainSettings(steps=20, lr=lr, batch=6, warmup=0.0)
+    back = {}
+    for who in (name, "wga"):
+        attacked = unlearned(who).clone()
+        finetune(attacked, request[records][: 3 if records == "forget" else None], attack)
+        back[who], _ = nll_and_hits(attacked, request.forget[3:])
+    assert back[name] > back["wga"] + 0.3
+
+
+def test_every_facet_a_card_names_is_one_of_these():
+    named = {facet for card in METHODS.cards() for facet in card.fields["verified"]}
+    assert named <= {"forgetting", "utility", "robustness"}

@@ -53,7 +53,7 @@ TINY = {
     "uld": Tiny(steps=100),
     "kl_gap": Tiny({"epochs": 20.0, "retain_weight": 1.0}),
     "whp": Tiny({"reinforce_epochs": 20.0, "alpha": 5.0}),
-    "undo": Tiny({"epochs": 150.0, "lr": 5e-3, "alpha": 0.4}),
+    "undo": Tiny({"epochs": 150.0, "lr": 1e-2}),
 }
 
 TEACHER_RATES = {"kl_gap": {"lr": 1e-2}, "whp": {"reinforce_lr": 1e-2}}

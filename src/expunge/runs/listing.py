@@ -6,34 +6,29 @@ import json
 from pathlib import Path
 from typing import Any
 
-from expunge.attacks import ATTACKS
-from expunge.benchmarks import BENCHMARKS
-from expunge.controls import CONTROLS
 from expunge.errors import ConfigError, Problem, nearest
-from expunge.methods import METHODS
-from expunge.metrics import METRICS
-from expunge.registry import Registry
+from expunge.runs.catalog import COLUMNS, about, cards, of_family, print_about, print_cards
 from expunge.runs.lifecycle import current, entry
 from expunge.runs.notes import read_state
 
-__all__ = ["KINDS", "listing", "print_listing"]
-
-KINDS: dict[str, Registry[Any]] = {
-    "methods": METHODS,
-    "controls": CONTROLS,
-    "metrics": METRICS,
-    "attacks": ATTACKS,
-    "benchmarks": BENCHMARKS,
-}
+__all__ = ["listing", "print_listing"]
 
 
-def listing(what: str, folder: Path = Path("runs")) -> list[dict[str, Any]]:
-    """One object each: name, summary and the card's fields."""
+def listing(
+    what: str, folder: Path = Path("runs"), *, name: str | None = None, family: str | None = None
+) -> list[dict[str, Any]]:
+    """One object each: name, summary and the card's fields; with a `name`, that one in full."""
+    known = [*COLUMNS, "runs"]
+    if what not in known:
+        raise ConfigError(Problem(f"list {what}", "nothing of that kind", nearest(what, known)))
     if what == "runs":
+        if name or family:
+            raise ConfigError(Problem("list runs", "takes no name and no family", "See: expunge show RUN"))
         return _runs(folder)
-    if what not in KINDS:
-        raise ConfigError(Problem(f"list {what}", "nothing of that kind", nearest(what, [*KINDS, "runs"])))
-    return [card.as_dict() for card in KINDS[what].cards()]
+    if name:
+        return [about(what, name)]
+    rows = cards(what)
+    return of_family(rows, what, family) if family else rows
 
 
 def _runs(folder: Path) -> list[dict[str, Any]]:
@@ -99,28 +94,28 @@ def _drawn(lineage: list[dict[str, str]]) -> str:
     )
 
 
-def print_listing(what: str, rows: list[dict[str, Any]]) -> None:
+def print_listing(what: str, rows: list[dict[str, Any]], *, name: str | None = None) -> None:
+    if name:
+        print_about(rows[0])
+    elif what != "runs":
+        print_cards(what, rows)
+    else:
+        _print_runs(rows)
+
+
+def _print_runs(rows: list[dict[str, Any]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    shown = {
-        "methods": ("family", "erases", "cost"),
-        "controls": ("when", "bounds"),
-        "metrics": ("facet", "better"),
-        "attacks": ("threat", "injects"),
-        "benchmarks": ("parts", "oracle"),
-        "runs": ("state", "method", "lineage"),
-    }[what]
     if not rows:
-        Console(stderr=True).print(f"no {what} here")
+        Console(stderr=True).print("no runs here")
         return
+    columns = ("name", "state", "method", "lineage", "summary")
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for name in ("name", *shown, "summary"):
-        table.add_column(name, no_wrap=name == "name")
+    for column in columns:
+        table.add_column(column, no_wrap=column == "name")
     for row in rows:
-        if what == "runs":
-            row = {**row, "lineage": _drawn(row["lineage"])}
-        cells = [", ".join(map(str, v)) if isinstance(v := row.get(n, ""), list) else str(v) for n in shown]
-        table.add_row(row["name"], *cells, str(row["summary"]).replace("[", "\\["))
+        shown = {**row, "lineage": _drawn(row["lineage"])}
+        table.add_row(*(str(shown.get(column, "")).replace("[", "\\[") for column in columns))
     Console().print(table)
