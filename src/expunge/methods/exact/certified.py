@@ -41,6 +41,7 @@ SCOPE = "the output head on frozen hidden states; the body and its knowledge are
     access="weights",
     needs=["retain"],
     cost="1F per row, then a convex problem of V·D weights",
+    limits="covers the output head alone: the body has seen the records",
     scale="single",
     source="Guo, Goldstein, Hannun and van der Maaten 2019, arXiv 1911.03030",
     verified=["forgetting", "utility"],
@@ -63,8 +64,7 @@ class Certified(OneShot):
     A tied or soft-capped head is refused: its problem is not convex. Guo et al. 2019 (arXiv 1911.03030) train
     one classifier per class on ‖x‖ ≤ 1 (ε = 1, δ = 1e-4 are theirs); softmax and a bound for any x are
     derived here. `steps` > 1 Newton steps leave far less, where theirs takes one. `noise` is σ/(l2·N): how
-    far B moves a weight that no data holds; more of it affords more removals and costs utility. Neither it
-    nor l2 has a published value for language models.
+    far B moves a weight that no data holds; more affords more removals and costs utility. Neither is published.
     """
 
     epsilon: Positive = 1.0

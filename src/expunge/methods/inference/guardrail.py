@@ -86,6 +86,7 @@ class Guardrail(Wrapper):
     access="text",
     needs=["entities"],
     cost="no training; 0F per token",
+    limits="a paraphrase without the name passes",
     scale="single",
     source="Thaker et al. 2024, arXiv 2403.03329",
     verified=["forgetting", "utility"],

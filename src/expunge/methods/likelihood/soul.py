@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     access="weights",
     needs=["retain"],
     cost="2F+2B",
+    limits="the ascent has no bound: without a control after it the model dies",
     scale="single",
     source="Jia et al. 2024, arXiv 2404.18239",
     verified=["forgetting", "utility"],

@@ -31,6 +31,7 @@ from expunge.training.workspace import Workspace
     access="weights",
     needs=[],
     cost="K(1F+1B) on forget",
+    limits="coarse: utility falls fast with its strength",
     scale="single",
     source="Kim, Han and Choe 2024, arXiv 2410.05583",
     verified=["forgetting", "utility"],

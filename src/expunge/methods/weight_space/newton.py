@@ -39,6 +39,7 @@ Count = Annotated[int, Ge(1)]
     access="weights",
     needs=["retain"],
     cost="2N_retain(F+B) to fit EK-FAC, then 1F+1B on forget per step",
+    limits="overshoots where forgetting is no small change: let a control choose the strength",
     scale="single",
     source="Koh and Liang 2017, arXiv 1703.04730; Grosse et al. 2023, arXiv 2308.03296",
     verified=["forgetting", "utility"],
@@ -55,8 +56,7 @@ class Newton(OneShot):
     Fisher); cg, lissa, dense on the `product` ggn or hessian (dense up to 4,096 weights). δ = `damping` ·
     tr(H)/P, the same for every solver (0.1 of the mean eigenvalue: Grosse et al. 2023, who take it per map).
 
-    Where forgetting is no small perturbation η = 1 overshoots far: mixing by s afterwards is η·s exactly (one
-    step), so a control finds the η that the bar allows. No value for unlearning is published.
+    η = 1 overshoots far: mixing by s afterwards is η·s (one step). No value for unlearning is published.
 
     `parameters`: weights of the blocks' linear maps, or all (diagonal, cg, lissa, dense); `match` keeps names
     with this regular expression (`mlp`, as Grosse et al.). Embeddings, head, norms, biases, routers and fused

@@ -36,6 +36,7 @@ from expunge.training.workspace import Workspace
     access="weights",
     needs=["retain"],
     cost="steps·(1+prefixes)·(1F+1B) per record",
+    limits="rephrased questions and hidden states still give the answer",
     scale="single",
     source="Meng et al. 2022, arXiv 2202.05262; as an unlearner Patil et al. 2023, arXiv 2309.17410",
     verified=["forgetting", "utility"],

@@ -24,6 +24,7 @@ from expunge.training.workspace import Workspace
     access="weights",
     needs=["retain"],
     cost="1F+1B per row, once",
+    limits="its threshold has to be found anew for each model",
     scale="single",
     source="Foster, Schoepf and Brintrup 2023, arXiv 2308.07707",
     verified=["forgetting", "utility"],

@@ -19,6 +19,7 @@ from expunge.training.workspace import Workspace
     access="weights",
     needs=[],
     cost="1F+1B on forget",
+    limits="coarse: utility falls fast with its strength",
     scale="single",
     source="Ilharco et al. 2022, arXiv 2212.04089",
     verified=["forgetting", "utility"],
