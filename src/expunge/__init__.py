@@ -14,7 +14,7 @@ __all__ = [
     "Scorecard",
     "Subject",
     "__version__",
-    "audit",
+    "audit_model",
     "load_recipe",
     "load_request",
     "load_subject",
@@ -31,7 +31,7 @@ _HOMES = {
     "Request": "expunge.data.request",
     "Scorecard": "expunge.audit.scorecard",
     "Subject": "expunge.subjects.subject",
-    "audit": "expunge.runs.api",
+    "audit_model": "expunge.runs.api",
     "load_recipe": "expunge.runs.reading",
     "load_request": "expunge.data",
     "load_subject": "expunge.subjects.subject",
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from expunge.data.request import Request
     from expunge.errors import ExpungeError
     from expunge.reports import write_reports
-    from expunge.runs.api import audit, run, unlearn
+    from expunge.runs.api import audit_model, run, unlearn
     from expunge.runs.plan import plan
     from expunge.runs.reading import load_recipe
     from expunge.runs.recipe import Recipe

@@ -127,10 +127,36 @@ def audit(
     new: New = False,
 ) -> None:
     """Audit any model against a request; no training recipe needed."""
-    from expunge.runs.api import audit as audit_model
+    from expunge.runs.api import audit_model
     from expunge.runs.show import finish
 
     finish(audit_model(model, request, overrides or [], original=original, new=new))
+
+
+@app.command()
+def tune(
+    recipe: Path,
+    overrides: Overrides = None,
+    trials: Annotated[int | None, typer.Option(help="Trials of each method.")] = None,
+    methods: Annotated[str | None, typer.Option(metavar="A,B,…", help="Methods to search.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Further seeds for the best three trials.")] = None,
+    new: New = False,
+    as_json: AsJson = False,
+) -> None:
+    """Search methods, settings and controls under one bar. Run it again to resume, or with more trials."""
+    from expunge.runs.tuning import tune as search
+    from expunge.runs.tuning_page import print_tuning
+
+    named = None if methods is None else [name.strip() for name in methods.split(",")]
+    said = {"trials": trials, "methods": named, "seeds": seeds}
+    more = [f"tune.{key}={json.dumps(value)}" for key, value in said.items() if value is not None]
+    result = search(recipe, [*(overrides or []), *more], new=new)
+    if as_json:
+        typer.echo(json.dumps(result.data, indent=1))
+    else:
+        print_tuning(result.data, result.path)
+    if result.best:
+        typer.echo(f"Next: expunge run {result.best}", err=True)
 
 
 @app.command()

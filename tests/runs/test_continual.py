@@ -16,7 +16,7 @@ from expunge.data.records import Record, Turn
 from expunge.data.request import fingerprint_records
 from expunge.errors import ConfigError, DataError, ModelError
 from expunge.runs import facts, folder, from_model, stages
-from expunge.runs.api import audit
+from expunge.runs.api import audit_model
 from expunge.runs.chain import earlier, names, past_forget
 from expunge.runs.kept import keep, kept
 from expunge.runs.purge import purge
@@ -312,7 +312,7 @@ def test_a_stream_can_be_planned_and_not_audited(chained):
     assert any("a stream of 2 requests" in note for note in made.notes)
     assert made.splits["forget"]["records"] == 2
     with pytest.raises(ConfigError, match="an audit is of one request"):
-        audit("original", stream("Ada"))
+        audit_model("original", stream("Ada"))
 
 
 # Built from the model ---------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 
 import expunge
 from expunge.errors import Unsupported
-from expunge.runs.api import audit
+from expunge.runs.api import audit_model
 from expunge.subjects import Wrapped
 from tiny_world import TRAIN, command, recipe
 
@@ -75,7 +75,7 @@ def test_whom_a_guardrail_stops_is_in_the_scorecard(runs):
 
 
 def test_an_audit_of_the_shipped_folder_agrees(runs):
-    audited = audit(
+    audited = audit_model(
         "runs/guardrail/control/model", recipe(audit=["quantize"], method=None, output="runs/audited"),
         original="original",
     ).scorecard  # fmt: skip

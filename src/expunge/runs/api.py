@@ -20,7 +20,7 @@ from expunge.subjects.subject import Subject
 from expunge.training.settings import TrainSettings
 from expunge.training.workspace import Workspace
 
-__all__ = ["as_recipe", "audit", "run", "unlearn"]
+__all__ = ["as_recipe", "audit_model", "run", "unlearn"]
 
 
 def run(
@@ -43,7 +43,7 @@ def run(
     return Pipeline(made, only=only, new=new).run()
 
 
-def audit(
+def audit_model(
     model: str | Path,
     recipe: Recipe | str | Path | Mapping[str, Any],
     overrides: Sequence[str] = (),
