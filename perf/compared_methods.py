@@ -63,7 +63,7 @@ def _tier_one() -> dict[str, Configuration]:
         {"train": {"lr": lr}, "settings": {"layer": 1, "retain_weight": weight}}
         for lr, weight in ((3e-3, 10.0), (1e-2, 10.0), (1e-2, 100.0))
     )
-    three = {
+    rectified = {
         f"graddiff+{n}": Configuration("graddiff", LR, transforms=((n, {}),)) for n in ("gru", "disruption")
     }
     sam = {

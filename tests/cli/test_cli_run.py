@@ -34,7 +34,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Said, list[
         return plain(self)
 
     with inside(tmp_path_factory.mktemp("world")), patch.object(Loop, "run", watched):
-        said = command("run", write_recipe(Path("r.yaml")))
+        said = command("run", write_recipe(Path("r.yaml"), watch=False))  # the control has to save it
         yield said, on_disk
 
 

@@ -63,7 +63,7 @@ def test_without_retain_a_given_calibration_holds_the_bar(world):
     write_rows(Path("calibration.jsonl"), rows("retain")[:8])
     made = recipe(
         retain=None, calibration="calibration.jsonl", method={"name": "ga", "retain": "none"},
-        audit=["benign"], output="runs/no-retain",
+        audit=["benign"], watch=False, output="runs/no-retain",
     )  # fmt: skip
     card = expunge.run(made).scorecard
     assert score(card, "extraction_strength", "calibration", "controlled") >= 0.95
@@ -71,6 +71,17 @@ def test_without_retain_a_given_calibration_holds_the_bar(world):
     assert any("no report records" in warning for warning in card.warnings)
     assert not card.attacks
     assert any("benign" in reason for reason in card.verdict.reasons) or card.verdict.word == "not unlearned"
+
+
+def test_a_training_that_wrecks_the_model_is_ended_and_the_report_says_so(world):
+    made = recipe(method={"name": "ga", "retain": "none"}, audit=[], output="runs/watched")
+    card = expunge.run(made).scorecard
+    assert any("excessive unlearning" in warning for warning in card.warnings)
+    loose = expunge.run(
+        recipe(method={"name": "ga", "retain": "none"}, audit=[], watch=False, output="runs/loose")
+    )
+    ended, wrecked = (score(c, "perplexity", "report", "unlearned") for c in (card, loose.scorecard))
+    assert ended < wrecked / 2
 
 
 def test_without_retain_and_calibration_the_bar_holds_on_what_the_model_says_by_itself(world, capsys):

@@ -8,7 +8,8 @@
 
 Any shape may carry id, entity (or subject), paraphrased_prompts, paraphrased_answers, perturbed_answers,
 alternates, keywords (each a text or a list of texts, singular names too), refusal, source_id, form, and
-choices (or option1, option2, …) with label; the label counts from 0, and with choices the answer may be the label itself.
+choices (or option1, option2, …) with label; the label counts from 0, and with choices the answer may be the
+label itself.
 """
 
 from __future__ import annotations

@@ -43,8 +43,10 @@ def front_matter(scorecard: Scorecard, *, scorecard_hash: str | None = None) -> 
         },
         "scorecard_sha256": scorecard_hash,
     }
+    wrapped = scorecard.models.get("controlled", {}).get("wrapper")
+    library = "expunge" if wrapped else "transformers"
     matter = {
-        "library_name": "expunge" if scorecard.models.get("controlled", {}).get("wrapper") else "transformers",
+        "library_name": library,
         "pipeline_tag": "text-generation",
         "tags": ["machine-unlearning", "expunge"],
         "base_model": _base_model(scorecard),

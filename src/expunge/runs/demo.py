@@ -24,6 +24,7 @@ def demo_recipe(method: str, output: Path) -> dict[str, Any]:
         "benchmark": "personas/small",
         "method": method,
         "audit": "quick",
+        "watch": method != "ga",  # ascent is here to show what it does when nothing ends it
         "max_new_tokens": 24,
         "output": str(output),
     }

@@ -21,7 +21,7 @@ from expunge.errors import ConfigError, DataError, Problem
 from expunge.progress import say
 from expunge.subjects.forward import Forward, Site, forward
 from expunge.subjects.subject import Subject
-from expunge.training.answers import Ask, answer_for
+from expunge.training.answers import SAMPLE, Ask, answer_for
 from expunge.training.hooks import TrainingControl
 from expunge.training.loop import Rows, Term
 from expunge.training.reference import Mode, Reference
@@ -90,9 +90,14 @@ class UnlearnTask:
             raise DataError(
                 Problem("forget", "no record has an answer within the context", "Bring shorter ones")
             )
-        if self.with_retain and self.retain_loss.reads:
-            self.reads["retain"] = Reads.parse(self.retain_loss.reads)
+        own = getattr(method, "retain_reads", ()) if request.retain else ()
+        if self.with_retain and (self.retain_loss.reads or own):
+            self.reads["retain"] = Reads.parse((*self.retain_loss.reads, *own))
             self.sources["retain"] = _answers(subject, request.retain)
+        if any(v.startswith(SAMPLE) for reads in self.reads.values() for v in reads.variants):
+            if reference == "cache":
+                say(f"{method.name}: samples are new in every step, no reference cache can hold them")
+            reference = "live" if reference == "live" else "adapter_off"
         if hasattr(self.retain_loss, "attach"):
             self.retain_loss.attach(subject)
         self.layers = self._layers()
@@ -173,7 +178,8 @@ class UnlearnTask:
     def _row(self, side: str, variant: str, index: int, epoch: int) -> Encoded:
         """Answers other than gold change with the epoch, unless a frozen model's view of them is cached."""
         name = _name(side, variant)
-        if variant == "gold" or any(f.reads.get(name) for f in self.frozen.values()):
+        kept = variant == "gold" or variant.startswith(SAMPLE)
+        if kept or any(f.reads.get(name) for f in self.frozen.values()):
             return self.rows[name][index]
         return self._encode(side, variant, index, epoch)
 
@@ -232,10 +238,8 @@ class UnlearnTask:
             found = self.forget_rows(views["forget"])
             terms = {name: Term(values, micro.num_forget, forget_weight) for name, values in found.items()}
         if "retain" in views:
-            retain = self.retain_loss.loss(views["retain"])
-            for control in self.controls:
-                retain = control.retain_rows(retain, views["retain"])
-            terms["retain"] = Term(retain, micro.num_retain, retain_weight)
+            for name, values in self.retain_rows(views["retain"]).items():
+                terms[name] = Term(values, micro.num_retain, retain_weight)
         if micro.penalty:
             terms["retain"] = Term(micro.penalty * self.retain_loss.loss(None)[None], 1, retain_weight)
         return terms
@@ -255,6 +259,17 @@ class UnlearnTask:
         for control in self.controls:
             found = control.forget_rows(found, forget)
         return {"forget": found}
+
+    def retain_rows(self, retain: View) -> dict[str, Tensor]:
+        """The retain loss under the controls, and the method's own retain terms, [B] each."""
+        found: dict[str, Tensor] = {}
+        if self.retain_loss.reads:
+            found["retain"] = self.retain_loss.loss(retain)
+            for control in self.controls:
+                found["retain"] = control.retain_rows(found["retain"], retain)
+        if hasattr(self.method, "retain_terms"):
+            found |= self.method.retain_terms(retain, **self.state)
+        return found
 
     def views(self, micro: Micro) -> dict[str, View]:
         """One fused forward over all parts; the view of each side, its variants in reach."""

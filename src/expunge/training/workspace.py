@@ -62,8 +62,10 @@ class Workspace:
     result: FitResult | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
-    def train(self, method: Any, subject: Subject, request: Request) -> Subject:
+    def train(self, method: Any, subject: Subject, request: Request, *, rank: int | None = None) -> Subject:
         """Run an objective in the one loop; the subject given is not changed.
+
+        `rank`: of the LoRA the method wants where the run has set none.
 
         Raises ExpungeError when training ran and no weight moved (bf16 weights without fp32 masters do that).
         """
@@ -80,7 +82,8 @@ class Workspace:
             raise ConfigError(Problem("transform", what, "Remove the transform"))
         work = subject.clone()
         without_dropout(work.model)
-        work, masks = self._select(method, work, request)
+        lora = self.lora or (LoraSettings(rank=rank) if rank else None)
+        work, masks = self._select(method, work, request, lora)
         task = UnlearnTask(
             method, work, request, settings, controls=controls, reference=self.reference,
             reference_budget=self.reference_budget, reference_subject=self.reference_subject,
@@ -108,15 +111,15 @@ class Workspace:
         )
         for parameter in work.model.parameters():
             parameter.requires_grad_(True)
-        if self.lora is not None and self.lora.start == "zero" and self.folder is not None:
+        if lora is not None and lora.start == "zero" and self.folder is not None:
             with quiet():  # a control can turn its scale; after fila it does not stand on θ_o
                 work.model.save_pretrained(self.folder / "adapter")  # type: ignore[operator]
-        if self.lora is not None and self.lora.base != "full":
+        if lora is not None and lora.base != "full":
             return merge_onto(work, subject.clone())
         return merge(work)
 
     def _select(
-        self, method: Any, work: Subject, request: Request
+        self, method: Any, work: Subject, request: Request, lora: LoraSettings | None
     ) -> tuple[Subject, dict[str, torch.Tensor]]:
         """What is trained: the method's parameters within every selection, through a LoRA where asked for.
 
@@ -132,7 +135,7 @@ class Workspace:
             raise ConfigError(Problem("selection", "nothing is left to train", "Select more"))
         if self.selections and self.folder is not None:
             self._keep_mask(self.folder, work, mask)
-        if self.lora is not None:
+        if lora is not None:
             if parts:
                 what = "masks single weights, and a LoRA trains whole matrices"
                 raise ConfigError(Problem("selection", what, "Use adapter: full, or select tensors"))
@@ -143,11 +146,11 @@ class Workspace:
             )
             if targets == []:
                 raise ConfigError(Problem("selection", "holds no linear map for a LoRA", "Select more"))
-            if self.lora.base != "full":
-                quantize_base(work.model, self.lora.base)
-            rank, alpha, seed = self.lora.rank, self.lora.alpha, self.settings.seed
+            if lora.base != "full":
+                quantize_base(work.model, lora.base)
+            rank, alpha, seed = lora.rank, lora.alpha, self.settings.seed
             adapted = attach_lora(work, rank=rank, alpha=alpha, seed=seed, targets=targets)
-            if self.lora.start == "fila":
+            if lora.start == "fila":
                 start_fila(adapted, request)
             return adapted, {}
         for name, parameter in every.items():

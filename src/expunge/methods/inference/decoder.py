@@ -26,9 +26,9 @@ class Contrastive(Wrapper):
     """z' = z_base + w·(z_plus − z_minus) on the plausible set: log p_base ≥ max log p_base + log r.
 
     r = 0: no filter. `at_least` tokens are always plausible, by default int(r·V) as in the official code of
-    ULD: r alone leaves a memorized token (p_base > 1/(1 + r)) without rivals, and nothing would change; 1: the
-    bare formula. An excluded token stands 50 nats below the best one, in scoring as in decoding: −∞ in effect,
-    with a finite logarithm. `plus` and `minus` name folders of assistants; those not given are trained here.
+    ULD: r alone leaves a memorized token (p_base > 1/(1 + r)) without rivals, and nothing would change; 1:
+    the bare formula. An excluded token stands 50 nats below the best one, in scoring as in decoding: −∞ in
+    effect, with a finite logarithm. `plus` and `minus` name folders of assistants; those not given are trained here.
     """
 
     weight: float

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -18,7 +18,7 @@ from expunge.subjects.subject import Subject
 from expunge.training.settings import TrainSettings
 from expunge.training.teachers import knowledge_gap, reinforced, trained_copy
 from expunge.training.views import View
-from expunge.training.workspace import LoraSettings, Workspace
+from expunge.training.workspace import Workspace
 
 
 @METHODS.register(
@@ -80,9 +80,4 @@ class KLGap(Objective):
         return reinforced(subject, request.forget, workspace, "known", epochs=self.epochs, lr=self.lr)
 
     def unlearn(self, subject: Subject, request: Request, workspace: Workspace) -> Subject:
-        lora = workspace.lora or (LoraSettings(rank=self.rank) if self.rank else None)
-        inner = replace(workspace, lora=lora)
-        try:
-            return inner.train(self, subject, request)
-        finally:
-            workspace.result = inner.result
+        return workspace.train(self, subject, request, rank=self.rank)

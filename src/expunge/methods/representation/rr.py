@@ -10,12 +10,14 @@ from annotated_types import Gt, Le
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
+from expunge.data.request import Request
 from expunge.errors import ConfigError, Problem
 from expunge.methods.base import METHODS, Objective, Weight
 from expunge.subjects.architecture import blocks, linear_weights
 from expunge.subjects.subject import Subject
 from expunge.training.perturb import perturb
 from expunge.training.views import View
+from expunge.training.workspace import Workspace
 
 
 @METHODS.register(
@@ -28,7 +30,6 @@ from expunge.training.views import View
     cost="<2F+2B, the forward stops at the last layer read",
     scale="single",
     source="Zou et al. 2024, arXiv 2406.04313",
-    adapter="lora",
     verified=["forgetting", "utility"],
 )
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,8 @@ class RR(Objective):
     At progress s: ℓ_f = α(1−s)·mean over layers and positions of [cos(h_ref, h)]_+, ℓ_r = α·s·`hidden_norm`
     over all layers up to the last one read. At θ_o the cosine is at its maximum and the gradient is exactly
     zero, so trained weights start a thousandth of their spread away (`start`). Zou et al. 2024 (arXiv
-    2406.04313): LoRA of rank 16, layers 10 and 20 of 32, α 10, lr 1e-4. `until` is s after the last step; the
-    authors' code ends at one half.
+    2406.04313): a LoRA of rank 16, layers 10 and 20 of 32, α 10, lr 1e-4. `until` is s after the last step;
+    the authors' code ends at one half.
     """
 
     reads: ClassVar[tuple[str, ...]] = ("hidden", "reference.hidden")
@@ -47,6 +48,7 @@ class RR(Objective):
     forget_weight: Weight = 10.0
     retain_weight: Weight = 10.0
     layers: tuple[int, ...] = ()
+    rank: int = 16  # of the LoRA, where the run has set none
     until: Annotated[float, Gt(0), Le(1)] = 1.0
     start: Annotated[float, Gt(0)] = 1e-3
 
@@ -56,6 +58,9 @@ class RR(Objective):
             for ell in forget.layers
         ]
         return forget.mean_rows(torch.stack(cosines).clamp(min=0).mean(0))
+
+    def unlearn(self, subject: Subject, request: Request, workspace: Workspace) -> Subject:
+        return workspace.train(self, subject, request, rank=self.rank)
 
     def weights(self, progress: float) -> tuple[float, float]:
         s = self.until * progress

@@ -34,6 +34,10 @@ class Ensemble(Blended):
     Rule = EnsembleRule
     knob = False
 
+    def unwrapped(self) -> Subject:
+        """Itself: no member stands for the whole, so attacks on the weights of one would say little."""
+        return self
+
     def blend(self, z: Mapping[str, Tensor]) -> Tensor:
         logprobs = torch.stack([z[name].log_softmax(-1) for name in sorted(z)])  # [S, N, V]
         if self.rule.rule == "logprob":
