@@ -85,17 +85,29 @@ def init(
 
 
 @app.command()
-def plan(recipe: Path, overrides: Overrides = None, as_json: AsJson = False) -> None:
-    """Check a recipe and its data and show what a run would take; runs nothing."""
+def plan(
+    recipe: Path,
+    overrides: Overrides = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="For unlearning: 30 (minutes), 2h, or 5e15flops.")
+    ] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Only methods that never saw the records.")] = False,
+    robust: Annotated[bool, typer.Option("--robust", help="Methods first that withstand training.")] = False,
+    why: Annotated[bool, typer.Option("--why", help="Say which methods were ruled out, and why.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a recipe and its data, show what a run would take and which methods suit; runs nothing."""
     from expunge.runs.plan import plan as make_plan
     from expunge.runs.reading import load_recipe
+    from expunge.runs.recommend import Budget
     from expunge.runs.show import print_plan
 
-    made = make_plan(load_recipe(recipe, overrides or []))
+    within = Budget.read(budget) if budget else None
+    made = make_plan(load_recipe(recipe, overrides or []), budget=within, exact=exact, robust=robust)
     if as_json:
         typer.echo(json.dumps(made.as_dict(), indent=1))
     else:
-        print_plan(made)
+        print_plan(made, why=why)
 
 
 @app.command(cls=NamesMethods)

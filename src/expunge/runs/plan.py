@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from expunge.audit.attacking import attack_plan
@@ -15,6 +15,7 @@ from expunge.runs.chain import earlier, past_forget
 from expunge.runs.from_model import asked
 from expunge.runs.prepare import load_checked, make_benchmark
 from expunge.runs.recipe import FromModel, Recipe
+from expunge.runs.recommend import Advice, Budget, Facts, recommend
 from expunge.runs.stream import check_stream, parts
 from expunge.subjects.subject import load_encoder
 
@@ -43,15 +44,17 @@ class Plan:
     sample: dict[str, str] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    advice: Advice | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def plan(recipe: Recipe) -> Plan:
+def plan(recipe: Recipe, *, budget: Budget | None = None, exact: bool = False, robust: bool = False) -> Plan:
     """Validate a recipe and its data and say what it would take. Loads a tokenizer and a config, no weights.
 
-    The sample is a retain record as the model will see it, never a forget record.
+    The sample is a retain record as the model will see it, never a forget record. `advice` says which methods
+    suit the request: within a `budget`, `exact` ones alone, `robust` ones first.
     """
     warnings: list[str] = []
     notes: list[str] = []
@@ -89,7 +92,29 @@ def plan(recipe: Recipe) -> Plan:
     if encoder is not None:
         _measure(made, recipe, request, encoder, method)
         _sample(made, request, encoder)
+    known = _facts(made, recipe, request)
+    robust = robust or recipe.require.recovery is not None
+    made.advice = recommend(METHODS.cards(), replace(known, budget=budget, exact=exact, robust=robust))
+    if reason := made.advice.ruled_out.get(made.method):
+        made.warnings.append(f"{made.method} does not suit this request: {reason}")
+    if budget and made.parameters is None:
+        made.notes.append("the budget was not checked: the model's size is known once the benchmark made it")
     return made
+
+
+def _facts(made: Plan, recipe: Recipe, request: Request) -> Facts:
+    """What the recommendation is based on."""
+    splits = {*request, *(missing(recipe, bar=bool(recipe.control)))}
+    mean = made.tokens.get("forget", 0) / max(1, len(request.forget))
+    kind = "cuda" if recipe.device.startswith("cuda") else "cpu"
+    return Facts(
+        kind=request.target.kind, aim=request.target.aim, splits=frozenset(splits),
+        entities=any(r.entity for r in request.forget), forget=len(request.forget),
+        clean_model=bool(recipe.method.settings.get("base") or recipe.oracle.base), access=recipe.access,
+        parameters=made.parameters, tokens=made.tokens, seen=mean * recipe.train.batch * made.steps,
+        epochs=recipe.train.epochs, seconds_per_flop=SECONDS_PER_GFLOP[kind] / 1e9,
+        default=Recipe.model_fields["method"].default.name,
+    )  # fmt: skip
 
 
 def _request(recipe: Recipe, notes: list[str]) -> tuple[Recipe, Request, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from expunge.reports import compare, find_record, print_record, print_summary, w
 from expunge.reports.formatting import byte_size, duration
 from expunge.runs.pipeline import RunResult
 from expunge.runs.plan import Plan
+from expunge.runs.recommend import Advice, told
 from expunge.runs.stream import HEAD, StreamResult, cells
 
 __all__ = ["finish", "print_plan", "read_scorecard", "show_record", "show_run", "write_again"]
@@ -151,7 +153,8 @@ def with_texts(card: Scorecard, folder: Path) -> Scorecard:
     return card.model_copy(update={"records": records, "shows_text": True})
 
 
-def print_plan(made: Plan) -> None:
+def print_plan(made: Plan, *, why: bool = False) -> None:
+    """`why`: also which methods were ruled out, and why."""
     from rich import box
     from rich.table import Table
 
@@ -184,6 +187,8 @@ def print_plan(made: Plan) -> None:
         lines.append(f"time      {parts} (rough; attacks not counted)")
     for line in lines:
         out.print(line, markup=False, highlight=False, soft_wrap=True)
+    if made.advice:
+        print_advice(made.advice, why=why)
     if made.sample:
         out.print(
             f"\none record that stays, as the model sees it "
@@ -197,6 +202,27 @@ def print_plan(made: Plan) -> None:
         say(f"note: {text}")
     for text in made.warnings:
         say(f"warning: {text}")
+
+
+def print_advice(advice: Advice, *, why: bool = False) -> None:
+    """Which methods suit the request, what speaks for each, what it cannot do."""
+    width, indent = max(60, min(110, console().width)), " " * 19
+    counts = f"{advice.considered} could do it, {len(advice.ruled_out)} cannot"
+    lines = ["", f"methods that suit ({counts}; by their cards alone)"]
+    for i, one in enumerate(advice.recommended, start=1):
+        cost = [told(one.seconds)] if one.seconds is not None else []
+        heads = (f"  {i} {one.name:<14} ", indent + "but: ", indent + "asks for: ")
+        for head, texts in zip(heads, ([*one.why, *cost], one.cannot, one.asks), strict=True):
+            lines += textwrap.wrap(head + "; ".join(texts), width, subsequent_indent=indent) if texts else []
+    if not advice.recommended:
+        lines.append("  none; --why says what rules each out")
+    reasons: dict[str, list[str]] = {}
+    for name, reason in advice.ruled_out.items():
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items() if why else ():
+        lines += ["", f"ruled out: {reason}"]
+        lines += textwrap.wrap(", ".join(names), width, initial_indent="  ", subsequent_indent="  ")
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 def _rough(seconds: float) -> str:

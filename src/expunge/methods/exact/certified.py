@@ -64,7 +64,7 @@ class Certified(OneShot):
     A tied or soft-capped head is refused: its problem is not convex. Guo et al. 2019 (arXiv 1911.03030) train
     one classifier per class on ‖x‖ ≤ 1 (ε = 1, δ = 1e-4 are theirs); softmax and a bound for any x are
     derived here. `steps` > 1 Newton steps leave far less, where theirs takes one. `noise` is σ/(l2·N): how
-    far B moves a weight that no data holds; more affords more removals and costs utility. Neither is published.
+    far B moves a weight that no data holds; more affords more removals, at a cost. Neither is published.
     """
 
     epsilon: Positive = 1.0
