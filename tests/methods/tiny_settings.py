@@ -53,6 +53,8 @@ TINY = {
     "uld": Tiny(steps=100),
     "kl_gap": Tiny({"epochs": 20.0, "retain_weight": 1.0}),
     "whp": Tiny({"reinforce_epochs": 20.0, "alpha": 5.0}),
+    "grpo_leak": Tiny({"max_new_tokens": 28}, lr=2e-3),
+    "quark": Tiny({"max_new_tokens": 28}, lr=2e-3),
     "undo": Tiny({"epochs": 150.0, "lr": 1e-2}),
 }
 

@@ -8,7 +8,7 @@ from expunge.data.near import normalized, words
 from expunge.data.records import Record
 from expunge.stats import seed_from
 
-__all__ = ["VAGUE", "holds_answer", "vague_answer", "without_names"]
+__all__ = ["VAGUE", "holds_answer", "proper_names", "vague_answer", "without_names"]
 
 VAGUE = (
     "That has been described in different ways over the years.",
@@ -55,6 +55,17 @@ def vague_answer(record: Record, seed: int, epoch: int) -> str:
     return lines[seed_from(seed, "vague", record.id, epoch) % len(lines)]
 
 
+def proper_names(text: str) -> set[str]:
+    """The words of a text with a capital in the middle of a sentence, but "I".
+
+    >>> sorted(proper_names("She met Ada in Tarn. They stayed."))
+    ['Ada', 'Tarn']
+    """
+    found = (m for m in _WORD.finditer(text) if m.group()[0].isupper())
+    before = lambda m: text[max(0, m.start() - 3) : m.start()]  # noqa: E731
+    return {m.group() for m in found if not _SENTENCE_START.search(before(m))} - {"I"}
+
+
 def without_names(text: str, entity: str = "") -> str:
     """A text whose entity became "someone", whose other proper names "something", whose numbers "some".
 
@@ -66,11 +77,7 @@ def without_names(text: str, entity: str = "") -> str:
     if entity:
         text = re.sub(rf"\b{re.escape(entity)}\b", "someone", text, flags=re.IGNORECASE)
     own = set(words(entity))
-    names = {
-        m.group()
-        for m in _WORD.finditer(text)
-        if m.group()[0].isupper() and not _SENTENCE_START.search(text[max(0, m.start() - 3) : m.start()])
-    } - {"I"}
+    names = proper_names(text)
 
     def generic(match: re.Match[str]) -> str:
         word = match.group()

@@ -49,6 +49,7 @@ class Method(ABC):
     name: ClassVar[str]
     card: ClassVar[Card]
     kind: ClassVar[Kind]
+    trains: ClassVar[bool] = False  # whether the recipe's `train` steers it: `tune` then searches that too
 
     def __init_subclass__(cls, **more: Any) -> None:
         """Every `unlearn`, whoever writes it, first checks that there is something to forget, and access."""
@@ -88,12 +89,15 @@ class Objective(Method):
         layers_of(subject) -> tuple[int, ...]          blocks whose `hidden` it reads
         site = "mlp"                                   what their MLPs write instead of the blocks' output
         retain_layers_of(subject) -> tuple[int, ...]   those the retain loss reads, where they are others
+        retain_terms(retain, **state) -> {name: [B]}   more terms of the retain side, weighted with λ
+        retain_reads                                   what these read of the retain rows
         setup(subject, request, seed) -> {name: tensor}   passed to `loss`, kept in the checkpoint
         within(task, micro)                            a context its loss is computed in
         begin(subject, seed)                           last changes to the weights before the first step
     """
 
     kind: ClassVar[Kind] = "objective"
+    trains: ClassVar[bool] = True
     reads: ClassVar[tuple[str, ...]]
 
     forget_weight: Weight = 1.0  # γ

@@ -17,7 +17,10 @@ from expunge.data.vague import holds_answer, vague_answer
 from expunge.errors import DataError, Problem, nearest
 from expunge.stats import seed_from
 
-__all__ = ["ANSWERS", "Ask", "answer_for", "usable_alternates"]
+__all__ = ["ANSWERS", "SAMPLE", "Ask", "answer_for", "usable_alternates"]
+
+SAMPLE = "sample"
+"""Variants of this name are what the model itself says: no cache of a reference can hold them."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,18 @@ def _empty(ask: Ask) -> str:
     return ""
 
 
+def _sample(ask: Ask) -> str:
+    """Nothing, until the method has drawn it, see expunge.training.sampling."""
+    return ""
+
+
 ANSWERS: dict[str, Callable[[Ask], str]] = {
     "refusal": _refusal,
     "alternate": _alternate,
     "mismatch": _mismatch,
     "generic": _generic,
     "empty": _empty,
+    SAMPLE: _sample,
 }
 
 
