@@ -24,10 +24,23 @@ from typing import Any, Generic, TypeVar, cast
 
 from expunge.errors import ConfigError, Problem, nearest
 
-__all__ = ["Card", "Registry"]
+__all__ = ["Card", "Registry", "Search"]
 
 T = TypeVar("T")  # what a registry holds: Method, Metric, …
 C = TypeVar("C", bound=type[Any])
+
+
+@dataclass(frozen=True)
+class Search:
+    """Annotation of a setting: the range `expunge tune` searches; without numbers the setting stays as it is.
+
+        q: Annotated[float, Search(0.3, 1.0)] = 0.8
+
+    A setting without it is searched around its default, within its own bounds.
+    """
+
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclass(frozen=True)

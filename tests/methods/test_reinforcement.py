@@ -436,6 +436,17 @@ def test_documents_are_refused(name, knowing):
         make_method(name).unlearn(knowing[0], Request({"forget": (document,)}), Workspace(SETTINGS))
 
 
+def test_retain_documents_have_no_boundary(knowing):
+    subject, request = knowing
+    document = Record("d", "d", "", "A long text about the harbor. " * 12)
+    mixed = Request({"forget": request.forget, "retain": (*request.retain, document)})
+    workspace = Workspace(SETTINGS.model_copy(update={"steps": 2}))
+    with pytest.raises(DataError, match="boundary: 0"):
+        make_method("grpo_leak").unlearn(subject, mixed, workspace)
+    make_method("grpo_leak", boundary=0.0, max_new_tokens=8).unlearn(subject, mixed, workspace)
+    assert set(workspace.result.history[0]["terms"]) == {"policy", "kl", "retain", "reward"}
+
+
 def test_no_word_stands_in_the_facts(knowing):
     workspace = Workspace(SETTINGS.model_copy(update={"steps": 1}))
     make_method("quark", max_new_tokens=8).unlearn(*knowing, workspace)

@@ -147,17 +147,19 @@ class Sampled:
         """These quantities of every sample, as `reads` has them."""
         return tuple(f"{name}.{quantity}" for name in self.samples for quantity in quantities)
 
-    def facts(self, request: Request) -> dict[str, Any]:
+    def facts(self, request: Request, sides: Sequence[str] = ("forget",)) -> dict[str, Any]:
         """What a report says of the forget words. Raises DataError on documents: nobody asks for them."""
-        asked_nothing = [r.id for r in request.forget if r.is_document]
-        if asked_nothing:
-            what = f"{len(asked_nothing)} records are documents ({', '.join(asked_nothing[:3])})"
-            raise DataError(Problem("forget", f"{what}: no prompt to sample from", "Bring questions"))
+        for side in sides:
+            asked_nothing = [r.id for r in request[side] if r.is_document]
+            if asked_nothing:
+                what = f"{len(asked_nothing)} records are documents ({', '.join(asked_nothing[:3])})"
+                fix = "Bring questions" if side == "forget" else "Bring questions, or set boundary: 0"
+                raise DataError(Problem(side, f"{what}: no prompt to sample from", fix))
         return {"forget_words": word_facts(forget_words(request.forget, request.retain), request.forget)}
 
-    def empty_table(self, side: str, rows: int) -> dict[str, Tensor]:
-        """The state of a side before anything is drawn."""
-        shape = (rows, self.answers, self.max_new_tokens)
+    def empty_table(self, side: str, records: Sequence[Record]) -> dict[str, Tensor]:
+        """The state of a side before anything is drawn; a question is one row, or none."""
+        shape = (len(records), self.answers, self.max_new_tokens)
         return {
             f"{side}.ids": torch.full(shape, -1),
             f"{side}.old": torch.zeros(shape),

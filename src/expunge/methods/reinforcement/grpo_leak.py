@@ -45,9 +45,9 @@ class GRPOLeak(Sampled, LoopMethod):
     the same, weighted with λ·`boundary`, for ROUGE-L correctness: else silence everywhere would win.
     `warm_start`: the share of the steps that first learn refusals.
 
-    Zaradoukas et al. 2026 (arXiv 2601.20568): G 4, τ 1, 40 epochs, forget words and no boundary. RULE (Zhang
-    et al. 2025, arXiv 2506.07171) has the boundary and the warm start. ε 0.2, β 0.04: Shao et al. 2024
-    (arXiv 2402.03300), whose rewards use the sample's std; TRL's β is 0.
+    Zaradoukas et al. 2026 (arXiv 2601.20568), G 4, τ 1 and 40 epochs in their code, which has no boundary; it
+    and the warm start are RULE's (Zhang et al. 2025, arXiv 2506.07171). ε and β: Shao et al. 2024
+    (arXiv 2402.03300). 64 tokens and the weight of the boundary are ours.
     """
 
     transformable: ClassVar[bool] = True
@@ -59,20 +59,15 @@ class GRPOLeak(Sampled, LoopMethod):
 
     @property
     def reads(self) -> tuple[str, ...]:  # type: ignore[override]
-        return (*self.retain_samples, *(("refusal.mean_nll",) if self.warm_start else ()))
-
-    @property
-    def retain_samples(self) -> tuple[str, ...]:
         kl = ("reference.token_logprobs",) if self.beta else ()
-        return self.reading("token_logprobs", *kl)
+        return (*self.reading("token_logprobs", *kl), *(("refusal.mean_nll",) if self.warm_start else ()))
 
     @property
     def retain_reads(self) -> tuple[str, ...]:
-        return self.retain_samples if self.boundary else ()
+        return tuple(r for r in self.reads if r.startswith("sample")) if self.boundary else ()
 
     def setup(self, subject: Subject, request: Request, seed: int) -> dict[str, Tensor]:
-        tables = {"forget": len(request.forget), "retain": len(request.retain) if self.boundary else 0}
-        return {k: v for side, rows in tables.items() for k, v in self.empty_table(side, rows).items()}
+        return self.empty_table("forget", request.forget) | self.empty_table("retain", request.retain)
 
     def loss(self, forget: View, **state: Tensor) -> Mapping[str, Tensor]:
         if self._warming(forget.progress):
@@ -93,8 +88,8 @@ class GRPOLeak(Sampled, LoopMethod):
             sample: View = getattr(view, name)
             logp = sample.tempered(self.temperature).token_logprobs
             old = at_positions(state[f"{side}.old"][rows, g], sample)
-            advantage = better[:, g].to(logp.device)[sample.row]
-            gains.append(sample.mean_rows(clipped_gain(logp, old, advantage, self.clip)))
+            gain = clipped_gain(logp, old, better[:, g].to(logp.device)[sample.row], self.clip)
+            gains.append(sample.mean_rows(gain))
             if self.beta:
                 kls.append(sample.mean_rows(k3(sample.token_logprobs, sample.reference.token_logprobs)))
         terms = {"policy": -torch.stack(gains).mean(0)}
@@ -102,13 +97,12 @@ class GRPOLeak(Sampled, LoopMethod):
 
     def step(self, loop: Any, number: int) -> dict[str, float]:
         turn, again = divmod(number, self.reuse)
-        values = {}
-        if not self._warming(turn / loop.task.num_steps):
-            for side, what in (("forget", "reward"), ("retain", "correctness")):
-                if f"{side}.{self.samples[0]}" in loop.task.rows:
-                    if not again:
-                        values[what] = self.draw(loop, turn, side)
-                    self.place(loop, turn, side)
+        values, rows = {}, {} if self._warming(turn / loop.task.num_steps) else loop.task.rows
+        for side, what in (("forget", "reward"), ("retain", "correctness")):
+            if f"{side}.{self.samples[0]}" in rows:
+                if not again:
+                    values[what] = self.draw(loop, turn, side)
+                self.place(loop, turn, side)
         return values | loop.gradients(turn)
 
     def _warming(self, progress: float) -> bool:
@@ -122,5 +116,5 @@ class GRPOLeak(Sampled, LoopMethod):
         return [LeaveOutEmptySteps()]
 
     def unlearn(self, subject: Subject, request: Request, workspace: Workspace) -> Subject:
-        workspace.facts |= self.facts(request)
+        workspace.facts |= self.facts(request, ("forget", "retain") if self.boundary else ("forget",))
         return workspace.train(self, subject, request)

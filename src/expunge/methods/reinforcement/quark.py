@@ -60,7 +60,7 @@ class Quark(Sampled, LoopMethod):
         return self.reading("mean_nll", *(("logits", "reference.logits") if self.beta else ()))
 
     def setup(self, subject: Subject, request: Request, seed: int) -> dict[str, Tensor]:
-        return self.empty_table("forget", len(request.forget))
+        return self.empty_table("forget", request.forget)
 
     def loss(self, forget: View, **_: Tensor) -> Mapping[str, Tensor]:
         drawn: list[View] = [getattr(forget, name) for name in self.samples]
