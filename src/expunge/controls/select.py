@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from expunge.controls.base import CONTROLS, Control, Scene
 from expunge.controls.binding import likelihood_tokens
 from expunge.errors import ConfigError, Problem
+from expunge.registry import Search
 from expunge.training.hooks import TrainingControl
 from expunge.training.views import View
 
@@ -49,7 +50,7 @@ class Select(Control):
     reference sum. Wang et al. 2025 (arXiv 2406.09179); q 0.8 is the published code's.
     """
 
-    q: float = 0.8
+    q: Annotated[float, Search(0.3, 1.0)] = 0.8
 
     def attach(self, scene: Scene) -> TrainingControl:
         if not 0 < self.q <= 1:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from expunge.controls.base import CONTROLS, Control, Scene
 from expunge.controls.binding import likelihood
 from expunge.errors import ConfigError, Problem
+from expunge.registry import Search
 from expunge.training.hooks import TrainingControl
 from expunge.training.views import View
 
@@ -29,7 +30,7 @@ class Temperature(Control):
     sure. Cached likelihoods of a reference stay at T = 1. Wang et al. 2025 (arXiv 2406.09179); T about 2.
     """
 
-    temperature: float = 2.0
+    temperature: Annotated[float, Search(1.0, 4.0)] = 2.0
 
     def attach(self, scene: Scene) -> TrainingControl:
         if not 0 < self.temperature < float("inf"):

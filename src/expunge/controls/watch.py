@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from expunge.controls.bar import Probe
 from expunge.controls.base import CONTROLS, Control, Scene
 from expunge.errors import ConfigError, Problem
 from expunge.metrics import make_metric
+from expunge.registry import Search
 from expunge.subjects.subject import Subject
 from expunge.training.checkpoint import trainable
 from expunge.training.hooks import TrainingControl
@@ -38,7 +39,7 @@ class Watch(Control):
     such a dip, so more is left room here (our choice).
     """
 
-    ratio: float = 3.0
+    ratio: Annotated[float, Search()] = 3.0
     every: int = 0
     patience: int = 3
     records: int = 64

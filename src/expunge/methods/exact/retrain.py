@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from expunge.data.records import Record
 from expunge.data.request import Request, fingerprint_records
@@ -23,7 +24,7 @@ from expunge.training.workspace import Workspace
     cost="full training",
     scale="single",
     source="Bourtoule et al. 2019, arXiv 1912.03817",
-    verified=["forgetting", "utility"],
+    verified=["forgetting", "utility", "robustness"],
 )
 @dataclass(frozen=True, kw_only=True)
 class Retrain(OneShot):
@@ -34,6 +35,7 @@ class Retrain(OneShot):
     `replay` does it twice and compares the bits, `base_is_clean` is your word that `base` is from before.
     """
 
+    trains: ClassVar[bool] = True
     base: str | None = None
     base_is_clean: bool = False
     splits: tuple[str, ...] = ("retain", "calibration", "report", "neighbors", "utility")

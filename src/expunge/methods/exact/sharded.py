@@ -6,7 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from annotated_types import Ge
 
@@ -32,6 +32,7 @@ class Sharded(OneShot):
     more from the base, to see that the same bits come out.
     """
 
+    trains: ClassVar[bool] = True
     folder: str | None = None
     base: str | None = None  # what the shards begin with; None: fresh weights
     base_is_clean: bool = False  # your word that `base` has never seen what has to go

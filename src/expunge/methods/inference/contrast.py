@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from expunge.data.request import Request
 from expunge.methods.base import METHODS
@@ -35,6 +36,7 @@ class Offset(Contrastive):
     graddiff and 8 blocks are our choice.
     """
 
+    trains: ClassVar[bool] = True
     weight: float = 1.0
     ratio: Share = 0.0
     by: str = "graddiff"
@@ -70,6 +72,7 @@ class UCD(Contrastive):
     the first blocks are taught here. w = −α with α = 1, r = 0.1 and 8 blocks are our choice.
     """
 
+    trains: ClassVar[bool] = True
     weight: float = -1.0
     layers: Count = 8
 
@@ -102,6 +105,7 @@ class WHPDecode(Contrastive):
     reimplementations, no filter. Raw logits of both: unlike the other forms it depends on their zero.
     """
 
+    trains: ClassVar[bool] = True
     weight: float = -1.0
     ratio: Share = 0.0
 

@@ -51,6 +51,7 @@ class ULD(Contrastive):
     their base logits and decodes without them, two different models; here one z' serves both.
     """
 
+    trains: ClassVar[bool] = True
     weight: float = -1.0
     layers: Count = 8
     rank: Count = 16

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from expunge.data.request import Request
 from expunge.methods.base import METHODS, LoopMethod, Positive, Weight
+from expunge.registry import Search
 from expunge.subjects.architecture import blocks, linear_weights
 from expunge.subjects.subject import Subject
 from expunge.training.budget import RetainBudget
@@ -55,7 +56,7 @@ class CIR(LoopMethod):
     grads: int = 36
     size: Positive = 0.2
     retain_lr: Weight = 3e-4
-    budget: Positive = 1.05
+    budget: Annotated[Positive, Search(1.01, 1.5)] = 1.05
     layers: tuple[int, ...] = ()
 
     def loss(self, forget: View, **_: Tensor) -> Tensor:

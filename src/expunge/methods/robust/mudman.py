@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from expunge.data.request import Request
 from expunge.errors import ModelError, Problem
 from expunge.methods.base import METHODS, LoopMethod, Positive, Weight
+from expunge.registry import Search
 from expunge.subjects.architecture import blocks, linear_weights
 from expunge.subjects.subject import Subject
 from expunge.training.settings import TrainSettings
@@ -51,7 +52,7 @@ class MUDMAN(LoopMethod):
     unlearning_rate: Positive = 0.1
     adversary_lr: Weight = 1e-3
     retain_lr: Weight = 1e-3
-    decay: float = 0.9
+    decay: Annotated[float, Search(0.5, 0.99)] = 0.9
 
     def loss(self, forget: View, **_: Tensor) -> Tensor:
         """Negative entropy of the answer distributions, −H = Σ_v p log p, [B]."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from expunge.data.request import Request
 from expunge.methods.base import METHODS, LoopMethod, Positive
+from expunge.registry import Search
 from expunge.subjects.adapters import attach_lora, merge
 from expunge.subjects.architecture import blocks, linear_weights
 from expunge.subjects.subject import Subject
@@ -57,7 +58,7 @@ class RepSelect(LoopMethod):
     rank: int = 32
     lora_batch: int = 32
     rounds: int = 20
-    budget: Positive = 1.05
+    budget: Annotated[Positive, Search(1.01, 1.5)] = 1.05
 
     def loss(self, forget: View) -> Tensor:
         return -forget.mean_nll

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Le
 
 from expunge.data.request import Request
 from expunge.errors import DataError, Problem
 from expunge.methods.base import METHODS, OneShot, Positive
+from expunge.registry import Search
 from expunge.subjects.subject import Subject
 from expunge.training.distill import distill, noised
 from expunge.training.workspace import Workspace
@@ -38,13 +39,14 @@ class UNDO(OneShot):
     (arXiv 2506.06278): α 0.1 to 0.8, β 0.1, lr 9e-4, cosine to 7e-4. `teacher` is any method by name.
     """
 
+    trains: ClassVar[bool] = True
     teacher: str = "wga"
     teacher_settings: dict[str, Any] | None = None
     alpha: Annotated[float, Ge(0), Le(1)] = 0.6
     beta: Positive = 0.1
     lr: Positive = 9e-4
     epochs: Positive = 40.0
-    tolerance: Annotated[float, Gt(0)] = 0.05
+    tolerance: Annotated[float, Gt(0), Search()] = 0.05
 
     def unlearn(self, subject: Subject, request: Request, workspace: Workspace) -> Subject:
         if not request.retain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from expunge.data.request import Request
 from expunge.errors import ConfigError, ModelError, Problem
@@ -41,6 +42,7 @@ class MSA(OneShot):
     (arXiv 2506.20941): α 1 to 2, β 1, lr 1e-5; their script adds in bf16, here every sum is fp32.
     """
 
+    trains: ClassVar[bool] = True
     base: str | None = None
     alpha: Weight = 1.0
     beta: Weight = 1.0

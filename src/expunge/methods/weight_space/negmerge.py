@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import MinLen
@@ -46,6 +46,7 @@ class NegMerge(OneShot):
     `task_vector`.
     """
 
+    trains: ClassVar[bool] = True
     alpha: Weight = 5.0
     lr_factors: Annotated[tuple[Positive, ...], MinLen(1)] = (1.0, 0.5, 2.0)
 

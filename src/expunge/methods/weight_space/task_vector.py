@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from expunge.data.request import Request
 from expunge.methods.base import METHODS, OneShot, Weight
@@ -34,6 +35,7 @@ class TaskVector(OneShot):
     vector.
     """
 
+    trains: ClassVar[bool] = True
     alpha: Weight = 5.0
 
     def unlearn(self, subject: Subject, request: Request, workspace: Workspace) -> Subject:
