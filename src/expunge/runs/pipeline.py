@@ -28,12 +28,13 @@ from expunge.runs.models import Shelf, model_facts, set_threads
 from expunge.runs.prepare import Job, environment, prepare
 from expunge.runs.recipe import Recipe
 
-__all__ = ["STAGES", "Pipeline", "RunResult"]
+__all__ = ["STAGES", "TRAIN_ROOMS", "Pipeline", "RunResult"]
 
 STAGES = ("prepare", "baseline", "unlearn", "control", "measure", "attack", "score", "report")
 
 _MEASURE = ("data", "subjects", "measure", "evidence")
-_TRAIN = (*_MEASURE, "training", "methods", "controls", "metrics")
+TRAIN_ROOMS = (*_MEASURE, "training", "methods", "controls", "metrics")
+"""Rooms whose code decides what a training returns."""
 _ATTACK = (*_MEASURE, "training", "metrics", "attacks")
 
 
@@ -123,7 +124,7 @@ class Pipeline:
         if self.recipe.oracle.retrain:
             announce(number, total, "baseline: training the oracle without the forget set")
             settings = (self.recipe.oracle.train or self.job.train).model_dump(mode="json")
-            inputs = {**self._world(), "train": settings, "base": self._model("base"), **_code(*_TRAIN)}
+            inputs = {**self._world(), "train": settings, "base": self._model("base"), **_code(*TRAIN_ROOMS)}
             self._made_model(
                 "oracle", "oracle", inputs, lambda f: stages.retrain_oracle(f, self.job, self.shelf)
             )
@@ -149,7 +150,7 @@ class Pipeline:
             "adapter": [recipe.adapter, recipe.lora.model_dump(mode="json")],
             "reference": [recipe.reference, recipe.reference_budget, self._model("first")],
             **self._bar(),
-            **_code(*_TRAIN),
+            **_code(*TRAIN_ROOMS),
         }
         original = self.evidence["original"]
         work = lambda f: stages.unlearn(f, self.job, self.shelf, original)  # noqa: E731
@@ -159,7 +160,7 @@ class Pipeline:
     def _control(self, number: int, total: int) -> None:
         names = ", ".join(c.name for c in self.recipe.control) or "none"
         announce(number, total, f"control: {names}, keep {self.recipe.bar.keep:g}")
-        inputs = {**self._world(), "unlearned": self.marks["unlearned"], **self._bar(), **_code(*_TRAIN)}
+        inputs = {**self._world(), "unlearned": self.marks["unlearned"], **self._bar(), **_code(*TRAIN_ROOMS)}
         original = self.evidence["original"]
         work = lambda f: stages.control(f, self.job, self.shelf, original)  # noqa: E731
         self.controlled = self._made_model("control", "controlled", inputs, work)
@@ -217,7 +218,12 @@ class Pipeline:
     def _plant(self) -> None:
         """A planted positive: the original taught to refuse. Attacks that miss it are too weak."""
         settings = self.job.train.model_dump(mode="json")
-        inputs = {**self._world(), "refusals": self.job.request.refusals, "train": settings, **_code(*_TRAIN)}
+        inputs = {
+            **self._world(),
+            "refusals": self.job.request.refusals,
+            "train": settings,
+            **_code(*TRAIN_ROOMS),
+        }
         self._made_model("planted", "planted", inputs, lambda f: stages.plant(f, self.job, self.shelf))
 
     def _score(self) -> Scorecard:

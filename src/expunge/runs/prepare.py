@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from expunge.data.encoding import Encoder
 from expunge.data.records import Record
 from expunge.data.request import Request
 from expunge.errors import ConfigError, DataError, Problem
+from expunge.runs.apart import Apart, set_apart
 from expunge.runs.building import Built, build_missing
 from expunge.runs.chain import Link, earlier, past_forget
 from expunge.runs.folder import cache_folder
@@ -40,6 +41,7 @@ class Job:
     cost: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
     chain: Sequence[Link] = ()
+    apart: Apart | None = None  # what `tune` selects by; the request is without it
     built: Built = field(default_factory=Built)
 
     @property
@@ -67,22 +69,35 @@ def prepare(recipe: Recipe, output: Path, *, bar: bool = True) -> Job:
     `bar`: there must be calibration records. Raises DataError or ConfigError with all problems at once,
     before any model is loaded.
     """
-    if recipe.benchmark:
-        made: Prepared = make_benchmark(recipe).prepare(cache_folder(output) / "benchmarks")
-        return Job(
-            recipe,
-            made.request,
-            str(made.original),
-            str(made.oracle) if made.oracle else None,
-            _merge_train(recipe, made.train),
-            recipe.attack_lrs
-            if "attack_lrs" in recipe.model_fields_set
-            else tuple(made.attack_lrs) or recipe.attack_lrs,
-            made.metrics,
-            (),
-            made.cost,
-            made.facts,
-        )
+    job = _of_benchmark(recipe, output) if recipe.benchmark else _of_files(recipe, output, bar=bar)
+    if recipe.tune is None:
+        return job
+    apart = set_apart(job.request)
+    what = (
+        f"expunge tune selects by {apart.how}: what the report says of them is too good for a search's winner"
+    )
+    warnings = job.warnings if apart.clean else (*job.warnings, what)
+    return replace(job, request=apart.request, apart=apart, warnings=warnings)
+
+
+def _of_benchmark(recipe: Recipe, output: Path) -> Job:
+    made: Prepared = make_benchmark(recipe).prepare(cache_folder(output) / "benchmarks")
+    own = "attack_lrs" in recipe.model_fields_set
+    return Job(
+        recipe,
+        made.request,
+        str(made.original),
+        str(made.oracle) if made.oracle else None,
+        _merge_train(recipe, made.train),
+        recipe.attack_lrs if own else tuple(made.attack_lrs) or recipe.attack_lrs,
+        made.metrics,
+        (),
+        made.cost,
+        made.facts,
+    )
+
+
+def _of_files(recipe: Recipe, output: Path, *, bar: bool) -> Job:
     links = earlier(recipe.follows) if recipe.follows else ()
     original = str(links[-1].model if links else recipe.model)
     past, gone = past_forget(links)

@@ -168,10 +168,13 @@ def _check_names(recipe: Recipe, places: _Places) -> list[Problem]:
         problems += _check_named(CONTROLS, control, places, "control", str(i))
     for i, attack in enumerate(() if isinstance(recipe.audit, str) else recipe.audit):
         problems += _check_named(ATTACKS, attack, places, "audit", str(i), more=PROFILES)
+    for i, method in enumerate(recipe.tune.methods if recipe.tune else ()):
+        problems += _check_named(METHODS, method, places, "tune", "methods", str(i))
     names = [
         (RETAIN_LOSSES, recipe.method.settings.get("retain"), ("method", "retain"), ()),
         (BENCHMARKS, recipe.benchmark.name if recipe.benchmark else None, ("benchmark",), ()),
         (METRICS, recipe.bar.metric, ("bar", "metric"), ("auto",)),
+        (METRICS, recipe.tune.metric if recipe.tune else None, ("tune", "metric"), ("auto",)),
     ]
     for registry, name, path, more in names:
         if name is not None:

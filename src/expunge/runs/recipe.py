@@ -12,7 +12,16 @@ from expunge.data.request import SPLITS, Target
 from expunge.training.settings import TrainSettings
 from expunge.training.workspace import LoraSettings
 
-__all__ = ["AfterSettings", "BarSettings", "FromModel", "Named", "OracleSettings", "Recipe", "RequestPart"]
+__all__ = [
+    "AfterSettings",
+    "BarSettings",
+    "FromModel",
+    "Named",
+    "OracleSettings",
+    "Recipe",
+    "RequestPart",
+    "TuneSettings",
+]
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 
@@ -145,6 +154,20 @@ class Requirements(Part):
     )
 
 
+class TuneSettings(Part):
+    """A search over methods, their settings and controls under the recipe's one bar."""
+
+    methods: tuple[Named, ...] = Field((), description="methods searched; default: the recipe's own")
+    trials: int = Field(20, gt=0, description="trials of each method")
+    seeds: int = Field(2, gt=0, description="further seeds the best three trials are repeated with")
+    metric: str = Field(
+        "auto", description="on the selection split; auto: extraction strength or probability"
+    )
+    space: dict[str, Any] = Field(
+        {}, description="ranges, as in {train.lr: [1e-6, 1e-4], npo.beta: 0.1}; default: around each default"
+    )
+
+
 class Recipe(Part):
     """What to forget, in which model, how, under which bar, and how it is audited."""
 
@@ -217,6 +240,9 @@ class Recipe(Part):
             return ()
         if isinstance(value, Mapping) or (
             isinstance(value, str) and (info.field_name != "audit" or value not in PROFILES)
+    tune: TuneSettings | None = Field(
+        None, description="`expunge tune`; where it stands, what the search selects by is never reported"
+    )
         ):
             return (value,)
         return value

@@ -19,6 +19,7 @@ from expunge.runs.pipeline import RunResult
 from expunge.runs.plan import Plan
 from expunge.runs.recommend import Advice, told
 from expunge.runs.stream import HEAD, StreamResult, cells
+from expunge.runs.tuning_page import print_tuning
 
 __all__ = ["finish", "print_plan", "read_scorecard", "show_record", "show_run", "write_again"]
 
@@ -82,6 +83,10 @@ def show_stream(file: Path, *, as_json: bool) -> None:
 def show_run(folder: Path, *, as_json: bool = False) -> None:
     if (stream := Path(folder) / "stream.json").is_file():
         show_stream(stream, as_json=as_json)
+        return
+    if (search := Path(folder) / "tuning.json").is_file():
+        text = search.read_text(encoding="utf-8")
+        sys.stdout.write(text) if as_json else print_tuning(json.loads(text), Path(folder))
         return
     card = read_scorecard(folder)
     if as_json:
