@@ -231,6 +231,9 @@ class Recipe(Part):
     show_text: bool = Field(False, description="put forget-set text into the report")
     seed: int = Field(0, ge=0)
     output: str = Field("runs/run", description="run folder")
+    tune: TuneSettings | None = Field(
+        None, description="`expunge tune`; where it stands, what the search selects by is never reported"
+    )
     deploy: str | None = Field(None, description="deployment folder of `expunge release`")
 
     @field_validator("control", "audit", mode="before")
@@ -240,9 +243,6 @@ class Recipe(Part):
             return ()
         if isinstance(value, Mapping) or (
             isinstance(value, str) and (info.field_name != "audit" or value not in PROFILES)
-    tune: TuneSettings | None = Field(
-        None, description="`expunge tune`; where it stands, what the search selects by is never reported"
-    )
         ):
             return (value,)
         return value
