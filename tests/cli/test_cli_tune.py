@@ -240,6 +240,18 @@ def test_degenerate_trials_are_labeled(said):
     assert not Path("runs/odd-tune/best.yaml").exists()
 
 
+def test_a_purged_search_holds_no_answers(said):
+    file = write_world(
+        "gone.yaml", output="runs/gone", tune={"methods": ["graddiff"], "trials": 1, "seeds": 1}
+    )
+    assert command("tune", file).code == 0
+    assert any(row["summary"] == "a search" for row in json.loads(command("list", "runs", "--json").out))
+    assert list(Path("runs/gone-tune").rglob("*.parquet"))
+    assert command("purge", "runs/gone-tune", "--yes").code == 0
+    assert not list(Path("runs/gone-tune").rglob("*.parquet"))
+    assert Path("runs/gone-tune/tuning.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("args", "problem"),
     [

@@ -46,6 +46,8 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
             "stages": sorted(state.get("stages", {})),
             "life": life,
         }
+        if (path / "tuning.json").is_file():
+            row["summary"] = "a search"
         card = path / "scorecard.json"
         if card.is_file():
             data = json.loads(card.read_text(encoding="utf-8"))
