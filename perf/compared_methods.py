@@ -134,6 +134,13 @@ def _others() -> dict[str, Configuration]:
         "rome": Configuration("rome", ({},), tier=2),
         "memit": Configuration("memit", values("prior", 0.1, 1.0, 10.0), tier=2),
         "eco": Configuration("eco", ({},), tier=2),
+        **{
+            name: Configuration(
+                name, rates(3e-4, 1e-3), tier=3, settings={"max_new_tokens": 12}, train={"epochs": 20.0},
+                group="reward",
+            )
+            for name in ("grpo_leak", "quark")
+        },
     }  # fmt: skip
 
 

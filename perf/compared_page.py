@@ -34,7 +34,7 @@ strongest of up to 50 steps of fine-tuning on half of the forget facts, scored o
 the same on unrelated text. Attacks act on the controlled model; of a wrapper, on the weights behind it. The
 detector of excessive unlearning (`watch`) ran in every training.
 
-With 12 calibration and 24 forget records the bar moves in steps, and differences below some .05 mean little."""
+With 12 calibration and 24 forget records the bar moves in steps; differences below some .05 mean little."""
 
 Cells = Sequence[dict[str, Any]]
 

@@ -83,6 +83,18 @@ def test_watch_resumes_to_the_same_bits(knowing, tmp_path, monkeypatch):
     assert fingerprint(resumed.model) == fingerprint(straight.model)
 
 
+def test_without_a_ratio_the_limit_is_a_uniform_guess(knowing):
+    """A damaged model is left alone, one that is worse than guessing is not."""
+    subject, request = knowing
+    damaged, workspace = run(knowing, "ga", {"every": 1, "patience": 0}, lr=1e-3, steps=4)
+    assert workspace.result.status == "finished"
+    assert 1.5 * perplexity(subject, request) < perplexity(damaged, request) < subject.vocab_size
+    saved, workspace = run(knowing, "ga", {"every": 1, "patience": 0}, lr=2e-3, steps=60)
+    wreck, _ = run(knowing, "ga", lr=2e-3, steps=60)
+    assert workspace.result.status == "stopped"
+    assert perplexity(saved, request) <= subject.vocab_size < perplexity(wreck, request)
+
+
 def test_bad_settings_are_named():
     with pytest.raises(ConfigError, match="ratio") as caught:
         make_control("watch", ratio=0.5, patience=-1).attach(None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,6 @@ from expunge.controls.bar import Probe
 from expunge.controls.base import CONTROLS, Control, Scene
 from expunge.errors import ConfigError, Problem
 from expunge.metrics import make_metric
-from expunge.registry import Search
 from expunge.subjects.subject import Subject
 from expunge.training.checkpoint import trainable
 from expunge.training.hooks import TrainingControl
@@ -30,23 +29,24 @@ __all__ = ["Watch"]
 )
 @dataclass(frozen=True)
 class Watch(Control):
-    """End a training whose perplexity on calibration stays above `ratio` times the original's.
+    """End a training that leaves the model worse than a guess on what must stay.
 
-    Measured on the first `records` calibration records every `every` steps (0: twenty times in all). Beyond
-    `patience` excessive measurements in a row the training ends, and the weights of the last sound one come
-    back. In force in every training of a recipe, unless it says `watch: false`; no bar is promised: a later
-    `uwc` holds it. The audit's flag *language_damaged* goes up at 1.5; retain terms and mixing often mend
-    such a dip, so more is left room here (our choice).
+    Excessive: perplexity on calibration above the vocabulary size, where every token would be guessed with
+    equal odds; with `ratio`, above that many times the original's. Measured on the first `records` records
+    every `every` steps (0: twenty times in all). Beyond `patience` excessive measurements in a row the
+    training ends, and the weights of the last sound one come back. In force in every training of a recipe,
+    unless it says `watch: false`; no bar is promised, a later `uwc` holds it. A tighter limit is no better: a
+    retain term mends a dip, and mixing does well with an end point beyond the bar.
     """
 
-    ratio: Annotated[float, Search()] = 3.0
+    ratio: float | None = None
     every: int = 0
     patience: int = 3
     records: int = 64
 
     def attach(self, scene: Scene) -> TrainingControl:
-        limits = {"ratio": (self.ratio, 1), "every": (self.every, 0), "patience": (self.patience, 0)}
-        limits["records"] = (self.records, 1)
+        limits: dict[str, tuple[float, int]] = {"every": (self.every, 0), "patience": (self.patience, 0)}
+        limits |= {"records": (self.records, 1)} | ({} if self.ratio is None else {"ratio": (self.ratio, 1)})
         problems = [
             Problem(f"control.watch.{name}", f"{value} is below {least}")
             for name, (value, least) in limits.items()
@@ -61,7 +61,7 @@ class _WatchHooks(TrainingControl):
     def __init__(self, settings: Watch, scene: Scene):
         self.settings, self.scene = settings, scene
         self.every, self.strikes, self.sound_step = settings.every, 0, 0
-        self.original = self.last = math.nan
+        self.original = self.last = self.limit = math.nan
         self.sound: dict[str, Tensor] = {}
         self.ended = False
 
@@ -70,13 +70,15 @@ class _WatchHooks(TrainingControl):
         records = self.scene.calibration[: self.settings.records]
         self._probe = Probe(task.subject, records, make_metric("perplexity"))
         self.original = self._measure(task.subject)
+        guess = task.subject.vocab_size
+        self.limit = guess if self.settings.ratio is None else self.settings.ratio * self.original
         self._keep(task.subject, 0)
 
     def after_step(self, step: int, subject: Subject) -> bool:
         if step % self.every or math.isnan(self.original):
             return False
         self.last = self._measure(subject)
-        if self.last <= self.settings.ratio * self.original:
+        if self.last <= self.limit:
             self._keep(subject, step)
             self.strikes = 0
             return False
