@@ -149,6 +149,7 @@ class Pipeline:
             ),
             "adapter": [recipe.adapter, recipe.lora.model_dump(mode="json")],
             "reference": [recipe.reference, recipe.reference_budget, self._model("first")],
+            "axes": [part.model_dump(mode="json") for part in (*recipe.transform, *recipe.selection)],
             **self._bar(),
             **_code(*TRAIN_ROOMS),
         }
@@ -328,7 +329,8 @@ class Pipeline:
 
     def _bar(self) -> dict[str, Any]:
         controls = [c.model_dump(mode="json") for c in self.recipe.control]
-        return {"controls": controls, "bar": self.recipe.bar.model_dump(mode="json")}
+        bar = self.recipe.bar.model_dump(mode="json")
+        return {"controls": controls, "watch": self.recipe.watch, "bar": bar}
 
     def _card(self) -> Any:
         return METHODS.card(self.recipe.method.name)

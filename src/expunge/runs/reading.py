@@ -22,6 +22,8 @@ from expunge.registry import Registry
 from expunge.runs.recipe import AXES, PROFILES, Named, OracleSettings, Recipe
 from expunge.runs.yamlfile import parse_value, read_recipe_file, set_path
 from expunge.training.retain import RETAIN_LOSSES
+from expunge.training.selections import SELECTIONS
+from expunge.training.transforms import TRANSFORMS
 
 __all__ = ["load_recipe", "make_recipe"]
 
@@ -164,12 +166,16 @@ def _model_at(path: Path_) -> type[BaseModel] | None:
 def _check_names(recipe: Recipe, places: _Places) -> list[Problem]:
     """Registered names and the settings given with them."""
     problems = _check_named(METHODS, recipe.method, places, "method")
-    for i, control in enumerate(recipe.control):
-        problems += _check_named(CONTROLS, control, places, "control", str(i))
+    kinds: dict[str, Registry] = {"control": CONTROLS, "transform": TRANSFORMS, "selection": SELECTIONS}
+    for kind, registry in kinds.items():
+        for i, named in enumerate(getattr(recipe, kind)):
+            problems += _check_named(registry, named, places, kind, str(i))
     for i, attack in enumerate(() if isinstance(recipe.audit, str) else recipe.audit):
         problems += _check_named(ATTACKS, attack, places, "audit", str(i), more=PROFILES)
     for i, method in enumerate(recipe.tune.methods if recipe.tune else ()):
         problems += _check_named(METHODS, method, places, "tune", "methods", str(i))
+    if not problems:
+        problems += _check_axes(recipe, places)
     names = [
         (RETAIN_LOSSES, recipe.method.settings.get("retain"), ("method", "retain"), ()),
         (BENCHMARKS, recipe.benchmark.name if recipe.benchmark else None, ("benchmark",), ()),
@@ -180,6 +186,18 @@ def _check_names(recipe: Recipe, places: _Places) -> list[Problem]:
         if name is not None:
             problems += _check_name(registry, name, places(*path), more)
     return problems
+
+
+def _check_axes(recipe: Recipe, places: _Places) -> list[Problem]:
+    """Axes of the training loop named for a method that never enters it."""
+    if METHODS.get(recipe.method.name).kind in ("objective", "loop"):
+        return []
+    what = f"acts on a training step, and {recipe.method.name} has none"
+    return [
+        Problem(places(axis), what, f"Remove {axis}")
+        for axis in ("transform", "selection")
+        if getattr(recipe, axis)
+    ]
 
 
 def _check_name(registry: Registry, name: Any, where: str, more: Iterable[str] = ()) -> list[Problem]:

@@ -25,7 +25,7 @@ __all__ = [
 
 PROFILES: tuple[Profile, ...] = get_args(Profile)
 
-AXES = ("adapter", "lora", "reference")
+AXES = ("adapter", "lora", "reference", "transform", "selection")
 """What may also be named beside the method's own settings."""
 
 
@@ -208,9 +208,18 @@ class Recipe(Part):
     adapter: Literal["full", "lora"] = "full"
     lora: LoraSettings = LoraSettings()
     reference: Literal["auto", "cache", "live", "adapter_off"] = "auto"
+    transform: tuple[Named, ...] = Field(
+        (), description="gradient transforms, first to last: gru, sam, disruption, …"
+    )
+    selection: tuple[Named, ...] = Field(
+        (), description="which weights are trained: pattern, layers, salun, …; all of them must agree"
+    )
     reference_budget: float = Field(2.0, gt=0, description="GiB the cached reference may take")
     bar: BarSettings = BarSettings()
     control: tuple[Named, ...] = (Named(name="uwc"),)
+    watch: bool = Field(
+        True, description="end a training that wrecks the model; no control at all switches it off too"
+    )
     audit: Profile | tuple[Named, ...] = Field(
         "default", description="quick, default, deep, or a list of attacks"
     )
@@ -236,14 +245,14 @@ class Recipe(Part):
     )
     deploy: str | None = Field(None, description="deployment folder of `expunge release`")
 
-    @field_validator("control", "audit", mode="before")
+    @field_validator("control", "audit", "transform", "selection", mode="before")
     @classmethod
     def _as_list(cls, value: Any, info: Any) -> Any:
         if value in (None, "none"):
             return ()
-        if isinstance(value, Mapping) or (
-            isinstance(value, str) and (info.field_name != "audit" or value not in PROFILES)
-        ):
+        if info.field_name == "audit":
+            return (value,) if isinstance(value, str) and value not in PROFILES else value
+        if isinstance(value, str | Mapping):
             return (value,)
         return value
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from expunge.controls import Control, Scene, make_control
 from expunge.controls.bar import Bar, Probe, choose_metric
+from expunge.controls.lora_scaling import LoraScaling
 from expunge.controls.model_mixing import ModelMixing
 from expunge.controls.paths import ModelPath, path_of
 from expunge.controls.uwc import UWC, Calibration
@@ -24,6 +25,8 @@ from expunge.runs.folder import write_json
 from expunge.runs.models import Shelf, model_facts
 from expunge.runs.prepare import Job
 from expunge.subjects import Subject, save_subject
+from expunge.training.selections import make_selection
+from expunge.training.transforms import make_transform
 from expunge.training.workspace import LoraSettings, Workspace
 
 __all__ = ["control", "load_json", "measure", "plant", "read_splits", "retrain_oracle", "unlearn"]
@@ -109,7 +112,10 @@ def unlearn(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
     hooks = []
     if bar is not None:
         scene = Scene(bar, job.request["calibration"], recipe.seed)
-        hooks = [h for h in (c.attach(scene) for c in make_controls(job)) if h is not None]
+        named = make_controls(job)
+        if recipe.watch and named and not any(c.name == "watch" for c in named):
+            named.insert(0, make_control("watch"))  # what guarantees a bar has the last word
+        hooks = [h for h in (c.attach(scene) for c in named) if h is not None]
     workspace = Workspace(
         job.train,
         folder / "training",
@@ -117,6 +123,8 @@ def unlearn(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
         recipe.lora if recipe.adapter == "lora" else None,
         recipe.reference,
         int(recipe.reference_budget * 2**30),
+        transforms=[make_transform(t.name, **t.settings) for t in recipe.transform],
+        selections=[make_selection(s.name, **s.settings) for s in recipe.selection],
         reference_subject=shelf.load("first") if job.first else None,
     )
     method = make_method(recipe.method.name, **recipe.method.settings)
@@ -147,11 +155,12 @@ def control(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
         subject = unlearned
     else:
         marks = {"original": live.fingerprint(), "unlearned": unlearned.fingerprint()}
-        path = path_of(live, unlearned, folder / "work")
+        adapter = Path(shelf.places["unlearned"]).parent / "training" / "adapter"
+        path = path_of(live, unlearned, folder / "work", adapter)
         made = _calibrate(
             job, path, Probe(live, job.request["calibration"], bar.metric), bar, original, marks
         )
-        subject = path.at(made["alpha"])
+        subject = path.settled(made["alpha"])
     write_json(folder / "control.json", made)
     stated = (
         f"{bar.metric.name}: keep {bar.keep:g} of the original's"
@@ -174,7 +183,7 @@ def _calibrate(
     """α* and how it was found, the curve of the bar's metric along α, and the sweep of τ."""
     after = [c for c in make_controls(job) if c.when == "after"]
     uwc = next((c for c in after if isinstance(c, UWC)), None)
-    fixed = next((c for c in after if isinstance(c, ModelMixing)), None)
+    fixed = next((c for c in after if isinstance(c, ModelMixing | LoraScaling)), None)
     alpha, grid, records, sweep = fixed.alpha if fixed else 1.0, 8, [], []
     if uwc is not None:
         entities = original["calibration"].entities(bar.original.per_record)
