@@ -327,6 +327,7 @@ def _values(task: UnlearnTask, micro: Micro) -> dict[str, float]:
 
 def _padded(micro: Micro, columns: int) -> Micro:
     batch = micro.batch
+    assert batch is not None
     more = torch.zeros(len(batch), columns, dtype=torch.long)
     ids, mask = (torch.cat([t, more], dim=1) for t in (batch.input_ids, batch.attention_mask))
     return replace(micro, batch=replace(batch, input_ids=ids, attention_mask=mask))

@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from made_runs import made_model, made_run
 
 import expunge
 from expunge.data.records import Record, Turn
@@ -23,6 +22,7 @@ from expunge.runs.purge import purge
 from expunge.runs.recipe import FromModel
 from expunge.runs.stages import read_splits
 from expunge.subjects.subject import load_subject
+from made_runs import made_model, made_run
 from tiny_world import built, inside, listing, recipe, rows, write_rows
 
 FAST = {"holdout": None, "oracle": None, "audit": [], "max_new_tokens": 8}
