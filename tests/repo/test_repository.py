@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import typer
@@ -18,8 +19,11 @@ from packaging.utils import canonicalize_name
 
 import expunge
 from expunge.cli import app
+from expunge.runs.catalog import COLUMNS, OPTIMIZERS, by_family
 from expunge.runs.demo import DEFAULT_METHOD
 from expunge.runs.recipe import Recipe
+from expunge.training.settings import TrainSettings
+from tiny_world import TRAIN, inside, write_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -43,6 +47,14 @@ def tracked() -> list[Path]:
 def python(code: str, *path: Path) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), *map(str, path)])}
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+
+
+def command(arguments: list[str], *path: Path) -> str:
+    """What a command of the shell prints, in a process of its own."""
+    code = f"import sys\nsys.argv = ['expunge', *{arguments!r}]\nfrom expunge.cli import main\nmain()"
+    done = python(code, *path)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 # What the pages say -----------------------------------------------------------------------------------
@@ -89,6 +101,10 @@ def test_readme_names_the_default_method():
     assert f"default method is **`{DEFAULT_METHOD}`**" in README
     assert Recipe.model_fields["method"].default.name == DEFAULT_METHOD
     assert f"runs/demo/{DEFAULT_METHOD}" in README
+
+
+def test_the_listed_optimizers_are_those_there_are():
+    assert set(OPTIMIZERS) == set(get_args(TrainSettings.model_fields["optimizer"].annotation))
 
 
 def test_readme_tree_is_the_tree():
@@ -159,6 +175,39 @@ def test_contributing_method_is_listed_through_its_entry_point(guest):
     assert row["summary"]
 
 
+@pytest.mark.parametrize(
+    "arguments", [["run", "--help"], ["list", "--help"], ["list", "methods"]], ids=" ".join
+)
+def test_contributing_method_is_named_by_the_command_line(guest, arguments):
+    folder, name = guest
+    shown = command(arguments, folder)
+    assert re.search(rf"\b{name}\b", shown)
+    assert not re.search(rf"\b{name}\b", command(arguments)), "only where it is installed"
+
+
+def test_contributing_method_is_in_the_generated_page(guest):
+    folder, name = guest
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'docs')!r})\n"
+        "import generate; print(generate.pages()['catalog.md'])"
+    )
+    done = python(code, folder)
+    assert done.returncode == 0, done.stderr
+    assert f"#### {name}\n" in done.stdout
+    assert f"](#{name})" in done.stdout
+
+
+@pytest.mark.slow
+def test_contributing_method_runs_through_a_recipe(guest, tmp_path_factory):
+    folder, name = guest
+    with inside(tmp_path_factory.mktemp("world")) as world:
+        path = write_recipe(world / "r.yaml", method=name, audit="none", train={**TRAIN, "epochs": 2})
+        code = f"import expunge; print(expunge.run({str(path)!r}, ['audit=[prefill]']).scorecard.method)"
+        done = python(code, folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == name
+
+
 def test_contributing_method_keeps_the_contract(guest):
     folder, name = guest
     code = (
@@ -167,6 +216,26 @@ def test_contributing_method_keeps_the_contract(guest):
     )
     done = python(code, folder)
     assert done.returncode == 0, done.stderr
+
+
+# The files of the methods ---------------------------------------------------------------------------------
+
+METHOD_FILES = sorted((ROOT / "src" / "expunge" / "methods").glob("*/*.py"))
+
+
+@pytest.mark.parametrize("file", METHOD_FILES, ids=lambda file: "/".join(file.parts[-2:]))
+def test_a_method_is_a_short_file_that_knows_no_other_family(file):
+    text = file.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 120, "what methods share lives in training/ or in a second file"
+    named = set(re.findall(r"expunge\.methods\.(\w+)", text)) - {"base"}
+    assert named <= {file.parent.name}, "methods of other families are reached through the registry"
+
+
+def test_a_family_is_a_folder_with_a_line_about_it():
+    for family, cards in by_family().items():
+        folder = ROOT / "src" / "expunge" / "methods" / family
+        assert all(card.module.startswith(f"expunge.methods.{family}.") for card in cards)
+        assert (folder / "__init__.py").read_text(encoding="utf-8").startswith('"""')
 
 
 # Import and start -------------------------------------------------------------------------------------
@@ -190,8 +259,8 @@ def test_an_unknown_name_is_an_attribute_error():
         _ = expunge.unlern
 
 
-LISTS = ("methods", "controls", "metrics", "attacks", "benchmarks", "runs")
-QUICK = [["--help"], ["--version"], ["run", "--help"], *(["list", kind, "--json"] for kind in LISTS)]
+HELP = [["--help"], ["run", "--help"], ["list", "--help"], ["plan", "--help"]]
+QUICK = [*HELP, ["--version"], *(["list", kind, "--json"] for kind in (*COLUMNS, "runs"))]
 
 
 @pytest.mark.parametrize("arguments", QUICK, ids=" ".join)

@@ -20,7 +20,6 @@ from expunge.methods import METHODS
 from expunge.metrics import METRICS
 from expunge.progress import say
 from expunge.registry import Card, Registry
-from expunge.training.settings import OPTIMIZERS
 
 __all__ = [
     "COLUMNS", "KINDS", "about", "by_family", "cards", "class_of", "clause", "methods_epilog", "of_family",
@@ -38,6 +37,26 @@ KINDS: dict[str, Registry[Any]] = {
     "retain_losses": Registry("retain_loss", "expunge.training", "RETAIN_LOSSES"),
 }
 """The last three read cards only: the registries that make these things live beside torch."""
+
+OPTIMIZERS: dict[str, dict[str, Any]] = {
+    "adamw": {
+        "summary": "Adam with decoupled weight decay: the default.",
+        "needs": [],
+        "source": "Loshchilov and Hutter 2017, arXiv 1711.05101",
+    },
+    "adamw_8bit": {
+        "summary": "AdamW with its moments in 8 bits: a quarter of the optimizer's memory.",
+        "needs": ["bitsandbytes"],
+        "source": "Dettmers et al. 2021, arXiv 2110.02861",
+    },
+    "sgd": {"summary": "Plain gradient steps, no momentum, no state.", "needs": [], "source": ""},
+    "sophia": {
+        "summary": "A clipped second-order step: no weight moves more than the learning rate.",
+        "needs": [],
+        "source": "Liu et al. 2023, arXiv 2305.14342; Jia et al. 2024, arXiv 2404.18239",
+    },
+}
+"""Those of `TrainSettings.optimizer`; they are made in expunge.training.optimizers."""
 
 COLUMNS = {
     "methods": ("erases", "access", "cost"),

@@ -10,27 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["OPTIMIZERS", "TrainSettings"]
-
-OPTIMIZERS: dict[str, dict[str, Any]] = {
-    "adamw": {
-        "summary": "Adam with decoupled weight decay: the default.",
-        "needs": [],
-        "source": "Loshchilov and Hutter 2017, arXiv 1711.05101",
-    },
-    "adamw_8bit": {
-        "summary": "AdamW with its moments in 8 bits: a quarter of the optimizer's memory.",
-        "needs": ["bitsandbytes"],
-        "source": "Dettmers et al. 2021, arXiv 2110.02861",
-    },
-    "sgd": {"summary": "Plain gradient steps, no momentum, no state.", "needs": [], "source": ""},
-    "sophia": {
-        "summary": "A clipped second-order step: no weight moves more than the learning rate.",
-        "needs": [],
-        "source": "Liu et al. 2023, arXiv 2305.14342; Jia et al. 2024, arXiv 2404.18239",
-    },
-}
-"""What `expunge list optimizers` shows; made in expunge.training.optimizers."""
+__all__ = ["TrainSettings"]
 
 
 class TrainSettings(BaseModel):
