@@ -147,13 +147,17 @@ def about(what: str, name: str) -> dict[str, Any]:
 # On the terminal --------------------------------------------------------------------------------------
 
 
+SUMMARY = 36
+"""Columns a summary gets at least."""
+
+
 def clause(text: str, width: int) -> str:
     """The text, or as much of it as fits and ends well: with a clause, else with a word and an ellipsis.
 
     >>> clause("Refuse flagged prompts and stop answers; or instruct the model.", 45)
     'Refuse flagged prompts and stop answers'
-    >>> clause("Refuse flagged prompts and stop answers.", 20)
-    'Refuse flagged …'
+    >>> clause("Refuse flagged prompts and stop answers.", 20), clause("steps·(1+prefixes)·(1F+1B)", 10)
+    ('Refuse flagged …', 'steps·(1+…')
     """
     if len(text) <= width:
         return text
@@ -162,7 +166,9 @@ def clause(text: str, width: int) -> str:
     ]
     if max(ends, default=0) > 0.6 * width:
         return text[: max(ends)]
-    return text[: text.rfind(" ", 0, width - 1)].rstrip(" ,;:(") + " …"
+    if (blank := text.rfind(" ", 0, width - 1)) < 0:
+        return text[: width - 1] + "…"
+    return text[:blank].rstrip(" ,;:(") + " …"
 
 
 def _closed(text: str) -> bool:
@@ -178,23 +184,21 @@ def width_of() -> int:
 
 
 def print_cards(what: str, rows: list[dict[str, Any]]) -> None:
-    """One line each: methods by family, the others under one head. A narrow terminal gets no cost."""
+    """One line each: methods by family, the others under one head. A narrow terminal gets fewer columns."""
     width = width_of()
-    columns = [c for c in COLUMNS[what] if c != "cost" or width >= 100]
-    groups = {f: [r for r in rows if r.get("family", "") == f] for f in families(rows)}
     longest = {"name": 32, "cost": 18 if what == "methods" else 30}
     sizes = {}
-    for column in ("name", *columns):
+    for column in ("name", *COLUMNS[what]):
         widest = max(len(value_of(row.get(column))) for row in [*rows, {column: column}])
         sizes[column] = min(longest.get(column, 26), widest)
-    left = width - sum(sizes.values()) - 2 * len(sizes) - 2
-    head = "".join(column.ljust(size + 2) for column, size in sizes.items())
-    lines = ["  " + head + "summary"]
-    for family, members in groups.items():
+    while (left := width - sum(sizes.values()) - 2 * len(sizes) - 2) < SUMMARY and len(sizes) > 1:
+        sizes.popitem()
+    lines = ["  " + "".join(column.ljust(size + 2) for column, size in sizes.items()) + "summary"]
+    for family in families(rows):
         lines += ["", family] if family else []
-        for row in members:
+        for row in (row for row in rows if row.get("family", "") == family):
             cells = (clause(value_of(row.get(c)), size).ljust(size + 2) for c, size in sizes.items())
-            lines.append(("  " + "".join(cells) + clause(str(row["summary"]), max(20, left))).rstrip())
+            lines.append(("  " + "".join(cells) + clause(str(row["summary"]), left)).rstrip())
     sys.stdout.write("\n".join(lines) + "\n")
     say(f"expunge list {what} NAME shows one in full")
 
