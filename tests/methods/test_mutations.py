@@ -21,17 +21,10 @@ pytestmark = pytest.mark.slow
 
 TESTS = Path(__file__).resolve().parents[1]
 PACKAGE = TESTS.parent / "src" / "expunge"
-GOLDEN, LIKELIHOOD, RELABELING, ROBUST, SPACE, NEWTON = (
-    f"methods/test_{name}.py"
-    for name in (
-        "golden",
-        "golden_likelihood",
-        "golden_relabeling",
-        "golden_robust",
-        "weight_space",
-        "newton",
-    )
+GOLDEN, LIKELIHOOD, RELABELING, ROBUST = (
+    f"methods/test_golden{name}.py" for name in ("", "_likelihood", "_relabeling", "_robust")
 )
+SPACE, NEWTON, REWARDS = (f"methods/test_{n}.py" for n in ("weight_space", "newton", "reinforcement"))
 RETAIN, TRANSFORMS, SELECTIONS = (
     f"training/test_{n}.py" for n in ("retain_losses", "transforms", "selections")
 )
@@ -205,6 +198,16 @@ MUTATIONS = [
             "share of the step lost", "methods/weight_space/newton.py",
             "self.strength / self.steps", "self.strength",
             NEWTON, "test_small_steps_follow_the_gradient_anew_with_the_curvature_of_the_start",
+        ),
+        # reinforcement
+        (
+            "sign flipped", "methods/reinforcement/grpo_leak.py", "-torch.stack(gains)", "torch.stack(gains)",
+            REWARDS, "test_the_policy_gradient_is_the_one_of_the_formula",
+        ),
+        (
+            "KL forgotten", "methods/reinforcement/grpo_leak.py",
+            "self.beta * torch.stack(kls)", "0 * torch.stack(kls)",
+            REWARDS, "test_kl_is_taken_to_the_original",
         ),
         # retain losses
         (
