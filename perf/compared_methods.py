@@ -87,7 +87,10 @@ def _tier_one() -> dict[str, Configuration]:
         "ihl (fila)": Configuration("ihl", LORA_LR, lora={**LORA, "start": "fila"}),
         "rmu": Configuration("rmu", steer),
         "adaptive_rmu": Configuration("adaptive_rmu", steer),
-        "rr": Configuration("rr", LORA_LR, lora=LORA, settings={"retain_weight": 30.0}),
+        "rr": Configuration(
+            "rr", rates(1e-2, 3e-2, 1e-1), lora=LORA, train={"epochs": 40.0},
+            settings={"forget_weight": 1.0, "retain_weight": 3.0},
+        ),
         "undo": Configuration(
             "undo", values("alpha", 0.3, 0.5, 0.7), settings={"lr": 3e-3, "epochs": 60.0}, group="hardening"
         ),
@@ -115,12 +118,15 @@ def _tier_one() -> dict[str, Configuration]:
 def _others() -> dict[str, Configuration]:
     made = {
         name: Configuration(name, LR, tier=2)
-        for name in ("llmu", "whp", "relearn", "relabel", "tarf", "simsat", "simimp")
+        for name in ("llmu", "relearn", "relabel", "tarf", "simsat", "simimp")
     }
     return made | {
         "pdu": Configuration("pdu", LR, tier=2, settings={"forget_weight": 0.01}),
         "soul": Configuration("soul", LR, tier=2, train={"optimizer": "sophia"}),
-        "kl_gap": Configuration("kl_gap", LORA_LR, tier=2),
+        "whp": Configuration(
+            "whp", values("alpha", 1.0, 5.0, 20.0, lr=3e-3), tier=2, settings={"reinforce_epochs": 20.0, "reinforce_lr": 1e-3},
+        ),
+        "kl_gap": Configuration("kl_gap", LORA_LR, tier=2, settings={"epochs": 40.0, "lr": 3e-3}),
         "cir": Configuration(
             "cir", values("size", 0.1, 0.3, 1.0, steps=30), tier=2,
             settings={"retain_lr": 1.0, "budget": 2.0, "layers": (0, 1), "acts": 8, "grads": 8},

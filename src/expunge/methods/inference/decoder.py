@@ -28,8 +28,8 @@ class Contrastive(Wrapper):
     r = 0: no filter. `at_least` tokens are always plausible, by default int(r·V) as in the official code of
     ULD: r alone leaves a memorized token (p_base > 1/(1 + r)) without rivals, and nothing would change; 1:
     the bare formula. An excluded token stands 50 nats below the best one, in scoring as in decoding: −∞ in
-    effect, with a finite logarithm. `plus` and `minus` name folders of assistants; those not given are trained
-    here.
+    effect, with a finite logarithm. `plus` and `minus` name folders of assistants; those not given are
+    trained here.
     """
 
     weight: float
