@@ -88,11 +88,11 @@ def _tier_one() -> dict[str, Configuration]:
         "rmu": Configuration("rmu", steer),
         "adaptive_rmu": Configuration("adaptive_rmu", steer),
         "rr": Configuration(
-            "rr", rates(1e-2, 3e-2, 1e-1), lora=LORA, train={"epochs": 40.0},
+            "rr", rates(1e-2, 3e-2, 1e-1), lora=LORA, train={"epochs": 20.0},
             settings={"forget_weight": 1.0, "retain_weight": 3.0},
         ),
         "undo": Configuration(
-            "undo", values("alpha", 0.3, 0.5, 0.7), settings={"lr": 3e-3, "epochs": 60.0}, group="hardening"
+            "undo", values("alpha", 0.3, 0.5, 0.7), settings={"lr": 3e-3, "epochs": 30.0}, group="hardening"
         ),
         "repselect": Configuration(
             "repselect", values("eta", 0.1, 0.3, 1.0), settings={"lora_lr": 0.1, "budget": 2.0, "rounds": 30}
@@ -104,11 +104,11 @@ def _tier_one() -> dict[str, Configuration]:
         **sam, **rectified, **masks,
         "task_vector": Configuration("task_vector", values("alpha", 1.0, 2.0, 5.0)),
         "sisa": Configuration("sisa", values("shards", 2, 3, 4), train={"epochs": 20.0, "lr": 3e-3}),
-        "sharded_lora": Configuration("sharded_lora", rates(3e-3, 1e-2, 3e-2), train={"epochs": 40.0}),
-        "uld": Configuration("uld", rates(3e-3, 1e-2, 2e-2), train={"epochs": 60.0}),
-        "offset": Configuration("offset", LORA_LR, train={"epochs": 60.0}),
-        "ucd": Configuration("ucd", LORA_LR, train={"epochs": 60.0}),
-        "whp_decode": Configuration("whp_decode", LR, train={"epochs": 60.0}),
+        "sharded_lora": Configuration("sharded_lora", rates(3e-3, 1e-2, 3e-2), train={"epochs": 20.0}),
+        "uld": Configuration("uld", rates(3e-3, 1e-2, 2e-2), train={"epochs": 30.0}),
+        "offset": Configuration("offset", LORA_LR, train={"epochs": 30.0}),
+        "ucd": Configuration("ucd", LORA_LR, train={"epochs": 30.0}),
+        "whp_decode": Configuration("whp_decode", LR, train={"epochs": 30.0}),
         "guardrail": Configuration("guardrail", ({},)),
         "keyword_filter": Configuration("keyword_filter", ({},)),
         **modifiers,
@@ -124,7 +124,8 @@ def _others() -> dict[str, Configuration]:
         "pdu": Configuration("pdu", LR, tier=2, settings={"forget_weight": 0.01}),
         "soul": Configuration("soul", LR, tier=2, train={"optimizer": "sophia"}),
         "whp": Configuration(
-            "whp", values("alpha", 1.0, 5.0, 20.0, lr=3e-3), tier=2, settings={"reinforce_epochs": 20.0, "reinforce_lr": 1e-3},
+            "whp", values("alpha", 1.0, 5.0, 20.0, lr=3e-3), tier=2,
+            settings={"reinforce_epochs": 20.0, "reinforce_lr": 1e-3},
         ),
         "kl_gap": Configuration("kl_gap", LORA_LR, tier=2, settings={"epochs": 40.0, "lr": 3e-3}),
         "cir": Configuration(
@@ -142,7 +143,7 @@ def _others() -> dict[str, Configuration]:
         "eco": Configuration("eco", ({},), tier=2),
         **{
             name: Configuration(
-                name, rates(3e-4, 1e-3), tier=3, settings={"max_new_tokens": 12}, train={"epochs": 20.0},
+                name, rates(3e-4, 1e-3), tier=3, settings={"max_new_tokens": 12}, train={"epochs": 10.0},
                 group="reward",
             )
             for name in ("grpo_leak", "quark")

@@ -30,7 +30,7 @@ lowest controlled forget score on *selection* phrasings, seed 0, was taken and r
 {three} configurations of tier 1 with three seeds, {one} others with one. All numbers are extraction
 strength, mean ± standard deviation over seeds; original, oracle, splits and calibration are the same for all.
 *Held-out phrasing*: paraphrase, cloze, reverse, multi-hop and choice questions that chose nothing. *rtt*: the
-strongest of up to 50 steps of fine-tuning on half of the forget facts, scored on the other half. *benign*:
+strongest of up to 20 steps of fine-tuning on half of the forget facts, scored on the other half. *benign*:
 the same on unrelated text. Attacks act on the controlled model; of a wrapper, on the weights behind it. The
 detector of excessive unlearning (`watch`) ran in every training.
 
