@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from made_runs import made_model, made_run
 
 from expunge.errors import BarMissed, ConfigError, ModelError
 from expunge.runs.deployment import Deployment, file_hashes
@@ -17,6 +16,7 @@ from expunge.runs.lifecycle import STATES, advance, current
 from expunge.runs.purge import purge
 from expunge.runs.release import release, rollback
 from expunge.subjects.subject import load_subject
+from made_runs import made_model, made_run
 from tiny_world import listing
 
 
