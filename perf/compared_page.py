@@ -21,8 +21,7 @@ INTRODUCTION = """\
 # Methods compared at the same retained utility
 
 Made by `python -m perf.methods_compared`, which can be killed and started again: finished cells are kept.
-All cells together took {cpu:.0f} minutes of wall time in two processes on two cores, other work beside them;
-the last invocation took {minutes:.0f} minutes.
+From nothing it takes some {half:.0f} minutes in two processes on two cores (half of what the cells took).
 
 World: `personas/tiny` (24 forget records about 4 people), a Llama of width 64. Every configuration that has
 something to set (the learning rate, or the method's own step) had three candidate settings; the one with the
@@ -165,12 +164,12 @@ def hardening(tau: float) -> list[str]:
     return lines
 
 
-def write_page(minutes: float) -> Path:
-    """Write the page from what is there; `minutes`: what this invocation took."""
+def write_page() -> Path:
+    """Write the page from what is there."""
     names = [name for name in CONFIGURATIONS if all_searched(name)]
     cpu = sum(json.loads(p.read_text(encoding="utf-8")).get("wall", 0.0) for p in CELLS.glob("*.json")) / 60
     one, three = ([n for n in names if CONFIGURATIONS[n].tier == t] for t in (2, 1))
-    text = [INTRODUCTION.format(cpu=cpu, minutes=minutes, three=len(three), one=len(one)), ""]
+    text = [INTRODUCTION.format(half=cpu / 2, three=len(three), one=len(one)), ""]
     for tau in TAUS:
         text += [f"## Controlled: keep {tau:g}", "", *table(names, tau), ""]
     text += ["## Ascent, preference, reward", "", f"Keep {TAUS[0]:g}.", "", *kinds(TAUS[0]), ""]

@@ -222,7 +222,6 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="write the page from the cells that are there")
     options = parser.parse_args()
     names = options.only or list(CONFIGURATIONS)
-    began = time.monotonic()
     if not options.page:
         for model in ("original", "oracle"):
             yardstick(model)
@@ -232,7 +231,7 @@ def main() -> None:
         cells(final, options.jobs)
     from perf.compared_page import write_page
 
-    print(write_page((time.monotonic() - began) / 60))
+    print(write_page())
 
 
 if __name__ == "__main__":
