@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -74,14 +75,33 @@ def test_without_retain_a_given_calibration_holds_the_bar(world):
 
 
 def test_a_training_that_wrecks_the_model_is_ended_and_the_report_says_so(world):
-    made = recipe(method={"name": "ga", "retain": "none"}, audit=[], output="runs/watched")
-    card = expunge.run(made).scorecard
+    ascent = {"method": {"name": "ga", "retain": "none"}, "audit": []}
+    control = [{"name": "watch", "ratio": 2.0, "every": 1, "patience": 0}, "uwc"]
+    card = expunge.run(recipe(**ascent, control=control, output="runs/watched")).scorecard
     assert any("excessive unlearning" in warning for warning in card.warnings)
-    loose = expunge.run(
-        recipe(method={"name": "ga", "retain": "none"}, audit=[], watch=False, output="runs/loose")
-    )
-    ended, wrecked = (score(c, "perplexity", "report", "unlearned") for c in (card, loose.scorecard))
+    loose = expunge.run(recipe(**ascent, watch=False, output="runs/loose")).scorecard
+    assert not any("excessive unlearning" in warning for warning in loose.warnings)
+    ended, wrecked = (score(c, "perplexity", "report", "unlearned") for c in (card, loose))
     assert ended < wrecked / 2
+
+
+def test_watch_is_in_force_unless_a_recipe_says_otherwise(world):
+    from expunge.training.workspace import Workspace
+
+    seen = []
+
+    class Stop(Exception):
+        pass
+
+    def train(self, *_args, **_more):
+        seen.append([type(control).__name__ for control in self.controls])
+        raise Stop
+
+    for more in ({}, {"watch": False}, {"control": "none"}):
+        made = recipe(audit=[], output=f"runs/look-{len(seen)}", **more)
+        with patch.object(Workspace, "train", train), pytest.raises(Stop):
+            expunge.run(made)
+    assert seen == [["_WatchHooks"], [], []]
 
 
 def test_without_retain_and_calibration_the_bar_holds_on_what_the_model_says_by_itself(world, capsys):
