@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from expunge.data.batching import collate
-from expunge.measure.forward import forward
 from expunge.subjects import attach_lora, fingerprint, load_subject, merge, save_subject, scale_lora
 from expunge.subjects.architecture import blocks, without_dropout
+from expunge.subjects.forward import forward
 from expunge.subjects.weights import (
     check_mixable,
     dump_weights,

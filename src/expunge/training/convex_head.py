@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from expunge.data.batching import collate
 from expunge.data.encoding import Encoded
 from expunge.errors import ExpungeError, Problem, Unsupported
-from expunge.measure.forward import forward
 from expunge.subjects.architecture import output_head
+from expunge.subjects.forward import forward
 from expunge.subjects.subject import Subject
 from expunge.training.curvature import conjugate_gradient
 

@@ -11,8 +11,8 @@ from expunge.data.batching import Batch, collate
 from expunge.data.pairing import Schedule
 from expunge.data.records import Record
 from expunge.errors import DataError, Problem
-from expunge.measure.forward import forward
 from expunge.subjects.architecture import without_dropout
+from expunge.subjects.forward import forward
 from expunge.subjects.subject import Subject
 from expunge.training.hooks import TrainingControl
 from expunge.training.loop import FitResult, Loop, Term

@@ -18,8 +18,8 @@ from expunge.data.batching import collate
 from expunge.data.encoding import Encoded
 from expunge.data.records import Record
 from expunge.errors import ConfigError, DataError, Problem, nearest
-from expunge.measure.forward import forward
 from expunge.progress import track
+from expunge.subjects.forward import forward
 from expunge.subjects.subject import Subject
 from expunge.training.views import sum_rows
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from expunge.data.batching import collate, token_batches
 from expunge.data.encoding import Encoded
 from expunge.errors import ConfigError, ModelError, Problem
-from expunge.measure.forward import forward
 from expunge.measure.score import batch_tokens
 from expunge.subjects.architecture import MLP_OUTPUT, blocks
+from expunge.subjects.forward import forward
 from expunge.subjects.subject import Subject
 from expunge.training.gradients import differentiable, row_losses
 

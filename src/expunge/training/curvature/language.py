@@ -11,9 +11,9 @@ from transformers.pytorch_utils import Conv1D
 from expunge.data.batching import collate
 from expunge.data.encoding import Encoded
 from expunge.data.records import Record
-from expunge.measure.forward import forward
 from expunge.stats import seed_from
 from expunge.subjects.architecture import linear_targets
+from expunge.subjects.forward import forward
 from expunge.subjects.subject import Subject
 from expunge.training.curvature.problem import CurvatureProblem, Output
 from expunge.training.gradients import answer_rows
