@@ -8,29 +8,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from expunge.data.batching import collate, token_batches
+from expunge.data.batching import token_batches
 from expunge.data.records import Record
-from expunge.subjects.forward import forward
 from expunge.subjects.subject import Subject
 from expunge.training.checkpoint import trainable
+from expunge.training.gradients import answer_rows, row_losses
 from expunge.training.hooks import TrainingControl
-from expunge.training.views import sum_rows
 
 __all__ = ["RetainBudget", "mean_nll"]
 
 
 def mean_nll(subject: Subject, records: Sequence[Record], batch_tokens: int = 4096) -> float:
-    """Mean over rows of the mean NLL of their answers, nats; NaN without a row."""
-    rows = [w for record in records for w in subject.encoder.windows(record) if w.num_targets]
-    total = 0.0
-    with subject.evaluating() as model:
-        for indices in token_batches([len(r.ids) for r in rows], batch_tokens):
-            batch = collate([rows[i] for i in indices], subject.encoder.pad_id).to(subject.device)
-            logits = forward(model, batch).logits
-            assert logits is not None
-            nll = logits.float().logsumexp(-1) - logits.float().gather(1, batch.targets[:, None])[:, 0]
-            total += float((sum_rows(nll, batch.row, len(batch)) / batch.num_tokens).sum())
-    return total / len(rows) if rows else float("nan")
+    """Mean over rows of the mean NLL of their answers, nats. Raises DataError without a row."""
+    rows = answer_rows(subject, records)
+    with subject.evaluating():
+        batches = token_batches([len(r.ids) for r in rows], batch_tokens)
+        return sum(float(row_losses(subject, [rows[i] for i in b]).sum()) for b in batches) / len(rows)
 
 
 class RetainBudget(TrainingControl):

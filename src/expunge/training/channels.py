@@ -14,6 +14,7 @@ from expunge.data.batching import collate, token_batches
 from expunge.data.records import Record
 from expunge.subjects.forward import forward
 from expunge.subjects.subject import Subject
+from expunge.training.gradients import answer_rows
 
 __all__ = [
     "Factors", "common_directions", "factors", "projected_gradients", "real_tokens", "shared_directions",
@@ -97,7 +98,7 @@ def shared_directions(
 
     The gradient is that of Σ ⟨o, sg(o)⟩/‖o‖², o what the layers' MLPs write at answer positions.
     """
-    rows = [w for r in records for w in subject.encoder.windows(r) if w.num_targets]
+    rows = answer_rows(subject, records)
     seen: Factors = {name: ([], []) for name in modules}
     for indices in token_batches([len(r.ids) for r in rows], 4096):
         batch = collate([rows[i] for i in indices], subject.encoder.pad_id).to(subject.device)

@@ -9,8 +9,6 @@ import json
 import math
 import os
 import shutil
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -29,6 +27,7 @@ from expunge.stats import seed_from
 from expunge.subjects.subject import Subject
 from expunge.training.checkpoint import load_checkpoint, save_checkpoint, trainable
 from expunge.training.hooks import TrainingControl
+from expunge.training.interrupt import clean_stop
 from expunge.training.optimizers import make_optimizer
 from expunge.training.settings import TrainSettings
 from expunge.training.transforms import Gradients, GradientScene, Transform
@@ -132,7 +131,7 @@ class Loop:
         total = self.task.num_steps
         saved = time.monotonic()
         began = saved - self.result.seconds
-        with _clean_stop() as stop, track(self.name, total) as advance:
+        with clean_stop() as stop, track(self.name, total) as advance:
             advance(start)
             for step in range(start, total):
                 entry = self._step(step)
@@ -198,6 +197,12 @@ class Loop:
         for parameter in self.parameters:
             parameter.grad = None
         return taken
+
+    @torch.no_grad()
+    def stand(self, weights: Sequence[Tensor]) -> None:
+        """Put the trained weights where a step wants to look from; it puts them back itself."""
+        for parameter, value in zip(self.parameters, weights, strict=True):
+            parameter.copy_(value)
 
     def _accumulate(self, micros: Sequence[Any], rows: Rows | None = None) -> dict[str, float]:
         within = getattr(self.task, "within", nullcontext) if rows is None else nullcontext
@@ -384,28 +389,6 @@ def check_gradients(subject: Subject) -> None:
             f"no gradient arrives at {len(deaf)} of {len(groups)} trained parts ({', '.join(deaf[:3])}). "
             "The loss does not reach them: check adapter, selection and retain loss"
         )
-
-
-@contextmanager
-def _clean_stop() -> Iterator[threading.Event]:
-    """Ctrl-C finishes the step, saves, and stops; a second Ctrl-C stops at once."""
-    event = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def ask(*_: Any) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-        say("stopping after this step")
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield event
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _read_log(path: Path) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from expunge.data.batching import collate, token_batches
 from expunge.data.records import Record
 from expunge.subjects.forward import forward
 from expunge.subjects.subject import Subject
+from expunge.training.gradients import answer_rows
 
 __all__ = ["answer_states"]
 
@@ -19,7 +20,7 @@ def answer_states(
     subject: Subject, records: Sequence[Record], layers: Sequence[int], batch_tokens: int = 4096
 ) -> dict[int, Tensor]:
     """{block: [A, D]} after these blocks, at the positions that predict answer tokens; rows in order."""
-    rows = [w for record in records for w in subject.encoder.windows(record) if w.num_targets]
+    rows = answer_rows(subject, records)
     found: dict[int, list[Tensor]] = {layer: [torch.empty(0)] * len(rows) for layer in layers}
     with subject.evaluating() as model:
         for indices in token_batches([len(r.ids) for r in rows], batch_tokens):

@@ -80,12 +80,12 @@ class MUDMAN(LoopMethod):
         adversary = self._kept(loop, "adversary")
         if number % self.fork_every == 0 or not adversary:
             adversary = [p.clone() for p in main]
-        self._stand(loop, adversary)
+        loop.stand(adversary)
         toward = loop.side(number, "forget", rows=lambda view: view.mean_nll)
         adversary = [a - self.adversary_lr * g for a, g in zip(adversary, toward, strict=True)]
-        self._stand(loop, adversary)
+        loop.stand(adversary)
         gradient = loop.side(number, "forget", values)
-        self._stand(loop, main)
+        loop.stand(main)
         length = inner(gradient, gradient).sqrt().clamp(min=1e-30)
         masked = loop.task.with_retain
         for parameter, g, a in zip(loop.parameters, gradient, average, strict=True):
@@ -104,8 +104,3 @@ class MUDMAN(LoopMethod):
     def _kept(self, loop: Any, what: str) -> Gradients:
         count = sum(name.startswith(f"{what}.") for name in loop.state)
         return [loop.state[f"{what}.{i}"] for i in range(count)]
-
-    @torch.no_grad()
-    def _stand(self, loop: Any, weights: Gradients) -> None:
-        for parameter, value in zip(loop.parameters, weights, strict=True):
-            parameter.copy_(value)

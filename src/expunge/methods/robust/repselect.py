@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
-import torch
 from annotated_types import Ge
 from torch import Tensor
 
@@ -83,9 +82,9 @@ class RepSelect(LoopMethod):
         here = [p.detach().clone() for p in loop.parameters]
         relearned = dict(self._relearned(loop).model.named_parameters())
         names = [name for name, p in loop.subject.model.named_parameters() if p.requires_grad]
-        _stand(loop.parameters, [relearned[name].detach() for name in names])
+        loop.stand([relearned[name].detach() for name in names])
         gradient = loop.side(number, "forget", values)
-        _stand(loop.parameters, here)
+        loop.stand(here)
         for parameter, g in zip(loop.parameters, gradient, strict=True):
             q = self.q or max(1, min(parameter.shape) // 8)
             parameter.grad = self.eta * collapsed(g, q, hard=self.hard)
@@ -99,9 +98,3 @@ class RepSelect(LoopMethod):
         plain = {"lr": self.lora_lr, "steps": None, "epochs": 1.0, "batch": self.lora_batch, "accumulate": 1}
         finetune(copy, task.request.forget, task.settings.model_copy(update=plain), name="relearning")
         return merge(copy)
-
-
-@torch.no_grad()
-def _stand(parameters: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
-    for parameter, value in zip(parameters, weights, strict=True):
-        parameter.copy_(value)
