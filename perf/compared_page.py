@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from perf.compared_methods import CONFIGURATIONS
-from perf.methods_compared import CELLS, TAUS, Task, chosen, yardstick
+from perf.methods_compared import CELLS, HELD, TAUS, Task, chosen, kept_records, yardstick
 
 __all__ = ["write_page"]
 
@@ -177,6 +177,17 @@ def write_page() -> Path:
     text += [*hardening(TAUS[0]), ""]
     text += ["## Uncontrolled, and what it cost", "", "Never ranked. CPU seconds of the method alone.", ""]
     text += [*loose(names), ""]
+    text += [
+        "## What a retain term holds",
+        "",
+        "Uncontrolled, one seed: the 24 retain records, and others.",
+        "",
+    ]
+    text += header(["method", "settings", "forget", "retain, trained on", "report"])
+    for name, kept in kept_records().items():
+        given = ", ".join(f"{k} {v:g}" for k, v in HELD[name].items())
+        text.append(row([name, given, *(spread([kept[s]]) for s in ("forget", "retain", "report"))]))
+    text.append("")
     if FINDINGS.is_file():
         text += [FINDINGS.read_text(encoding="utf-8").rstrip(), ""]
     PAGE.write_text("\n".join(text), encoding="utf-8")

@@ -188,6 +188,30 @@ def yardstick(name: str) -> dict[str, Any]:
     return kept
 
 
+HELD = {"graddiff": {"lr": 1e-3}, "ga_kl": {"lr": 1e-3}, "undo": {"alpha": 0.3, "lr": 3e-3, "epochs": 30.0}}
+
+
+def kept_records() -> dict[str, dict[str, float | None]]:
+    """Uncontrolled, seed 0: what a retain term keeps of the records it trains on, and of others."""
+    from expunge.methods import make_method
+    from expunge.subjects.subject import load_subject
+    from expunge.training import TrainSettings, Workspace
+
+    path = CELLS / "kept.json"
+    if not path.is_file():
+        request, prepared, _ = world()
+        original, found = load_subject(prepared.original), {}
+        for name, given in HELD.items():
+            own = given if name == "undo" else {}
+            train = {**prepared.train, **BATCHES, "seed": 0, **({} if own else given)}
+            made = make_method(name, **own).unlearn(original, request, Workspace(TrainSettings(**train)))
+            found[name] = strengths(made, request, ("forget", "retain", "report"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    kept: dict[str, dict[str, float | None]] = json.loads(path.read_text(encoding="utf-8"))
+    return kept
+
+
 def cells(tasks: list[Task], jobs: int) -> None:
     """Compute what is missing, `jobs` at a time."""
     missing = [task for task in tasks if not task.path.is_file()]
