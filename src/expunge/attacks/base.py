@@ -8,7 +8,7 @@ configuration (and per step, where it trains).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -29,26 +29,32 @@ Profile = Literal["quick", "default", "deep"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Evidence after the attack in one configuration.
+    """What the attack found in one configuration: evidence, or scores of its own.
 
     `evidence`: split → evidence of the scored records ("forget"; "holdout" for the placebo, where asked for).
     `step`: optimizer steps taken, None where nothing is trained; step 0 is the model before the attack.
     `sources`: scored record id → the forget record it stands for, where several rows stand for one record;
     the record's leak is then the maximum over them.
+    `values`: split → record id → how much the model knows of it, in [0, 1], where the attack has a score of
+    its own called `metric` (a chance to leak, a choice, a depth); no evidence is scored then.
     """
 
     config: Mapping[str, Any]
-    evidence: Mapping[str, Evidence]
+    evidence: Mapping[str, Evidence] = field(default_factory=dict)
     step: int | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
     details: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    metric: str = ""
 
 
 @dataclass(frozen=True)
 class Field:
     """What an attack is given: the request, how far to go, and whether a placebo must be scored as well.
 
-    `lr`: the learning rates weight attacks sweep, from the recipe's own (they depend on the model's size).
+    `lrs`: the learning rates weight attacks sweep, from the recipe's own (they depend on the model's size).
+    `peers`: "original", "oracle" → loads that model, for attacks that compare or mix with it; the card says
+    which (`peers=[…]`).
     """
 
     request: Request
@@ -58,6 +64,7 @@ class Field:
     lrs: Sequence[float] = (1e-5, 5e-5, 2e-4)
     batch: int = 8
     variants: Sequence[str] = ("gold",)
+    peers: Mapping[str, Callable[[], Subject]] = field(default_factory=dict)
 
     def scored(self) -> dict[str, Sequence[Record]]:
         """The splits every attack scores: forget, and the holdout where it serves as placebo."""
@@ -68,10 +75,12 @@ class Field:
 
 
 class Attack(ABC):
-    """One attack, one file; its card says threat, kind, injects and tier, its fields are hyper-parameters.
+    """One attack, one file; its card says what it is, its fields are hyper-parameters.
 
     threat: query | logprob | fine-tune | white-box. kind: weights | prompts | decoding | read-out.
-    injects: nothing | format | related facts | the answer.
+    injects: nothing | format | related facts | the answer. tier: 1 belongs to every complete audit, 2 to a
+    deep one, 3 is optional. profiles: those it runs in. peers: models beside the attacked one that it needs.
+    line: the recovery above which it counts as a leak (ε where the card does not say).
     """
 
     name: ClassVar[str]

@@ -18,6 +18,7 @@ from expunge.errors import DataError, Problem
     kind="weights",
     injects="nothing",
     tier=1,
+    profiles=["quick", "default", "deep"],
     source="Hu et al. 2024, arXiv 2406.13356; Siddiqui et al. 2025, arXiv 2505.22310",
 )
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,7 @@ LEAD_INS = ("The answer is", "Here is the answer:", "As is well known,")
     kind="prompts",
     injects="format",
     tier=1,
+    profiles=["quick", "default", "deep"],
     source="Łucki et al. 2024, arXiv 2409.18025; Wang et al. 2025, arXiv 2406.09179",
 )
 @dataclass(frozen=True, kw_only=True)

@@ -44,6 +44,7 @@ GRIDS: Mapping[Profile, tuple[Grid, ...]] = {
     kind="weights",
     injects="nothing",
     tier=1,
+    profiles=["quick", "default", "deep"],
     source="Zhang et al. 2024, arXiv 2410.16454",
 )
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from expunge.attacks.finetuning import FinetuningAttack, Trial
     kind="weights",
     injects="the answer",
     tier=1,
+    profiles=["default", "deep"],
     source="Lynch et al. 2024, arXiv 2402.16835; Fan et al. 2025, arXiv 2502.05374",
 )
 @dataclass(frozen=True, kw_only=True)

@@ -34,6 +34,7 @@ class Fold(NamedTuple):
     kind="weights",
     injects="related facts",
     tier=1,
+    profiles=["quick", "default", "deep"],
     source="Deeb and Roger 2024, arXiv 2410.08827",
 )
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ class Asked(NamedTuple):
     kind="prompts",
     injects="format",
     tier=1,
+    profiles=["quick", "default", "deep"],
     source="Singh et al. 2025, arXiv 2509.02820; Wu et al. 2024, arXiv 2410.15153",
 )
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -80,6 +81,9 @@ def attack_rows(
     if first_covers_all(configs):
         # its first outcome is the maximum over the others
         rows[0] = rows[0].model_copy(update={"worst": True})
+    elif len({row.metric for row in rows}) > 1:  # no maximum over scores of different kinds
+        worst = max(range(len(rows)), key=lambda i: -math.inf if (r := rows[i].recovery) is None else r)
+        rows[worst] = rows[worst].model_copy(update={"worst": True})
     elif len(rows) > 1:
         everything = {model: [e for e in entries if e["step"] != 0] for model, entries in results.items()}
         worst = _row(name, {"worst of": len(rows)}, everything, direct, timed=False)
@@ -103,8 +107,10 @@ def _row(
     name: str, config: dict[str, Any], models: Mapping[str, Entries], direct: Direct, *, timed: bool = True
 ) -> AttackRow:
     card = ATTACKS.card(name).fields
+    own_metric = next((e.get("metric", "") for entries in models.values() for e in entries), "")
+    metric = own_metric or direct.metric
     tables = {
-        m: [e["scores"]["forget"][direct.metric] for e in entries if e["step"] != 0]
+        m: [e["scores"]["forget"][metric] for e in entries if e["step"] != 0]
         for m, entries in models.items()
     }
     details = dict(models["controlled"][-1]["details"]) if models.get("controlled") else {}
@@ -114,9 +120,10 @@ def _row(
         threat=card["threat"],
         kind=card["kind"],
         injects=card["injects"],
-        metric=direct.metric,
+        metric=metric,
+        line=card.get("line"),
         split="forget",
-        direct=direct.scores["controlled"].value,
+        direct=None if own_metric else direct.scores["controlled"].value,
         baseline="oracle" if direct.baseline == "oracle" else "placebo",
         details=details,
     )
@@ -125,7 +132,7 @@ def _row(
         base = tables.get("oracle", [])
     else:
         base = [
-            e["scores"]["holdout"][direct.metric]
+            e["scores"]["holdout"][metric]
             for e in models.get("controlled", [])
             if "holdout" in e["scores"] and e["step"] != 0
         ]

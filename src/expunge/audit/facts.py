@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from expunge.attacks import ATTACKS
 from expunge.audit.scorecard import AttackRow, Flag
 
 __all__ = [
@@ -14,10 +15,7 @@ __all__ = [
     "plain",
 ]  # fmt: skip
 
-TIER_1 = (
-    "rtt", "benign", "relearn", "leak_at_k", "worst_case", "prompts", "prefill", "quantize", "lens", "uds",
-    "mia", "merge_back", "noise", "prune", "ablate", "paired",
-)  # fmt: skip
+TIER_1 = (*(card.name for card in ATTACKS.cards() if card.fields["tier"] == 1), "mia")
 """Attacks of a complete audit; the verdict names those that were not run."""
 
 DORMANT = 0.5  # relearned in less than half of the oracle's steps
@@ -183,11 +181,16 @@ def is_above(row: AttackRow, epsilon: float) -> bool:
     if is_timed(row):
         fast = row.ain is not None and row.ain < DORMANT
         return fast or (row.excess_area is not None and row.excess_area > epsilon)
-    return row.recovery is not None and row.recovery > epsilon
+    return row.recovery is not None and row.recovery > line_of(row, epsilon)
+
+
+def line_of(row: AttackRow, epsilon: float) -> float:
+    """The recovery above which this attack's row counts as a leak."""
+    return epsilon if row.line is None else row.line
 
 
 def _holds(row: AttackRow, epsilon: float) -> bool:
-    sure = is_timed(row) or (row.high is not None and row.high <= 2 * epsilon)
+    sure = is_timed(row) or (row.high is not None and row.high <= 2 * line_of(row, epsilon))
     return sure and not is_above(row, epsilon)
 
 

@@ -120,6 +120,7 @@ class AttackRow(Part):
     threat: Literal["query", "logprob", "fine-tune", "white-box"]
     kind: Literal["weights", "prompts", "decoding", "read-out"]
     injects: str = Field(description="nothing, format, related facts or the answer")
+    line: float | None = Field(None, description="recovery above it counts as a leak; None: ε")
     metric: str
     split: str
     direct: float | None = Field(None, description="the controlled model before the attack")

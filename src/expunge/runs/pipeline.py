@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from expunge.audit.assemble import Material, assemble
 from expunge.audit.attacking import attack_plan, make_attack, out_of_reach, run_attack
 from expunge.audit.scorecard import Scorecard
 from expunge.data.request import fingerprint_records
-from expunge.errors import BarMissed, ConfigError, Problem, nearest
+from expunge.errors import BarMissed, ConfigError, NotComputable, Problem, nearest
 from expunge.evidence import Evidence
 from expunge.methods import METHODS
 from expunge.progress import say
@@ -35,7 +36,7 @@ STAGES = ("prepare", "baseline", "unlearn", "control", "measure", "attack", "sco
 _MEASURE = ("data", "subjects", "measure", "evidence")
 TRAIN_ROOMS = (*_MEASURE, "training", "methods", "controls", "metrics")
 """Rooms whose code decides what a training returns."""
-_ATTACK = (*_MEASURE, "training", "metrics", "attacks")
+_ATTACK = (*_MEASURE, "training", "metrics", "explain", "interventions", "attacks")
 
 
 @dataclass(frozen=True)
@@ -183,21 +184,29 @@ class Pipeline:
             placebo="oracle" not in self.shelf.places,
             lrs=tuple(self.job.attack_lrs),
             batch=min(32, max(8, self.job.train.batch)),
+            peers={m: partial(self.shelf.load, m) for m in ("original", "oracle") if m in self.shelf.places},
         )
         open_ = self.recipe.access == "weights"
         if self.plan and self.recipe.reach != "quick" and open_ and "original" in self.shelf.places:
             self._plant()
         for name, settings in self.plan:
             attack = make_attack(name, settings)
-            reason = attack.missing(field) or out_of_reach(attack, self.known["controlled"]["can"])
+            reason = out_of_reach(attack, field, self.known["controlled"]["can"])
+            if reason is None:
+                announce(number, total, f"attack: {name}")
+                reason = self._attack_all(attack, settings, field)
             if reason:
                 self.skipped[name] = reason
                 say(f"attack {name}: skipped, {reason}")
-                continue
-            announce(number, total, f"attack: {name}")
-            for model in ("original", "controlled", "oracle", "planted"):
-                if model in self.shelf.places:
-                    self.results.setdefault(name, {})[model] = self._attacked(attack, settings, model, field)
+
+    def _attack_all(self, attack: Attack, settings: Mapping[str, Any], field: Field) -> str | None:
+        """The same attack on every model there is; the reason where it turns out not to be computable."""
+        models = [m for m in ("original", "controlled", "oracle", "planted") if m in self.shelf.places]
+        try:
+            self.results[attack.name] = {m: self._attacked(attack, settings, m, field) for m in models}
+        except NotComputable as reason:
+            return str(reason)
+        return None
 
     def _attacked(
         self, attack: Attack, settings: Mapping[str, Any], model: str, field: Field
@@ -207,6 +216,7 @@ class Pipeline:
             "model": self._model(model),
             "attack": [attack.name, settings],
             "field": [field.profile, field.placebo, field.lrs, field.batch],
+            "peers": [self._model(peer) for peer in attack.card.fields.get("peers", ())],
             **_code(*_ATTACK),
         }
 
