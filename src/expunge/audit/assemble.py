@@ -76,7 +76,11 @@ def assemble(material: Material, head: Mapping[str, Any], cost: Sequence[CostRow
     }
     first = models.get("original") or models["controlled"]
     plan = metric_plan(
-        first, oracle="oracle" in models, extra=material.extra_metrics, bar=material.bar_metric
+        first,
+        oracle="oracle" in models,
+        extra=material.extra_metrics,
+        bar=material.bar_metric,
+        profile=material.profile,
     )
     rows, scores = score_models(models, plan, seed=material.seed)
     direct = _direct(material, models, forget_metric(first))

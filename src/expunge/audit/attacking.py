@@ -29,7 +29,8 @@ def attack_plan(audit: str | Sequence[tuple[str, Mapping[str, Any]]]) -> list[tu
     How far each attack goes in a profile is its own business (see its file).
     """
     if isinstance(audit, str):
-        return [(c.name, {}) for c in ATTACKS.cards() if audit in c.fields.get("profiles", ("default", "deep"))]
+        every = ("default", "deep")
+        return [(c.name, {}) for c in ATTACKS.cards() if audit in c.fields.get("profiles", every)]
     return [(name, dict(settings)) for name, settings in audit]
 
 

@@ -12,31 +12,7 @@ from expunge.metrics import METRICS, make_metric
 from expunge.metrics.base import Metric, ModelEvidence, Score
 from expunge.metrics.compare import oracle_gap
 
-__all__ = ["EVERYWHERE", "forget_metric", "metric_plan", "score_models"]
-
-EVERYWHERE = (
-    "extraction_strength",
-    "exact_memorization",
-    "probability",
-    "perplexity",
-    "rougeL_recall",
-    "extraction_strength_paraphrase",
-    "choice_accuracy",
-    "kl_to_reference",
-)
-"""Measured on every split whose evidence has what they read."""
-
-FORGET = (
-    "truth_ratio_closer_to_1",
-    "truth_ratio_true_better",
-    "forget_quality",
-    "mia_loss",
-    "mia_zlib",
-    "mia_min_k",
-    "mia_min_k_plus_plus",
-    "mia_reference",
-    "privleak",
-)
+__all__ = ["forget_metric", "metric_plan", "metrics_of", "score_models"]
 
 HEADLINE = {
     ("extraction_strength", "forget"),
@@ -51,8 +27,7 @@ HEADLINE = {
     ("mia_min_k_plus_plus", "forget"),
 }
 
-_NEEDS_HOLDOUT = {"mia_loss", "mia_zlib", "mia_min_k", "mia_min_k_plus_plus", "mia_reference", "privleak"}
-_NEEDS_ORACLE = {"forget_quality", "mia_reference", "privleak"}
+_PROFILES = ("quick", "default", "deep")
 
 
 def forget_metric(original: ModelEvidence) -> str:
@@ -62,31 +37,51 @@ def forget_metric(original: ModelEvidence) -> str:
     return "extraction_strength" if score.value is not None and score.value >= 0.2 else "probability"
 
 
+def metrics_of(profile: str, scope: str | None = None) -> list[str]:
+    """The metrics that an audit of this profile measures unasked, as their cards say."""
+    reach = _PROFILES.index(profile) if profile in _PROFILES else 1
+    return [
+        card.name
+        for card in METRICS.cards()
+        if card.fields.get("scope") in ((scope,) if scope else ("everywhere", "forget"))
+        and _PROFILES.index(card.fields.get("profile", "quick")) <= reach
+    ]
+
+
 def metric_plan(
     original: ModelEvidence,
     *,
     oracle: bool,
     extra: Iterable[tuple[str, str]] = (),
     bar: str = "extraction_strength",
+    profile: str = "default",
 ) -> list[tuple[str, str]]:
     """(metric, split) pairs that this evidence can answer, the bar's metric on calibration included."""
     pairs = [(bar, "calibration"), (bar, "report")]
-    for split, evidence in original.items():
-        for name in EVERYWHERE:
-            metric = make_metric(name)
-            if name != "kl_to_reference" and not _readable(metric, evidence):
-                continue
-            if metric.applies(split) and split != "holdout":
-                pairs.append((name, split))
+    everywhere = [(name, make_metric(name)) for name in metrics_of(profile, "everywhere")]
+    for split in original:
+        pairs += [
+            (name, split)
+            for name, metric in everywhere
+            if split != "holdout" and metric.applies(split) and _answerable(metric, split, original, oracle)
+        ]
     if "forget" in original:
-        for name in FORGET:
-            if name in _NEEDS_HOLDOUT and "holdout" not in original:
-                continue
-            if name in _NEEDS_ORACLE and not oracle:
-                continue
-            if name in _NEEDS_HOLDOUT or _readable(make_metric(name), original["forget"]):
+        for name in metrics_of(profile, "forget"):
+            if _answerable(make_metric(name), "forget", original, oracle):
                 pairs.append((name, "forget"))
     return list(dict.fromkeys([*pairs, *extra]))
+
+
+def _answerable(metric: Metric, split: str, models: ModelEvidence, oracle: bool) -> bool:
+    needs = str(metric.card.fields.get("needs", ""))
+    if ("holdout" in needs and "holdout" not in models) or ("oracle" in needs and not oracle):
+        return False
+    # the original is no reference of itself, and is measured before there is an oracle
+    return (
+        _is_reference(metric)
+        or bool("oracle" in needs and metric.columns)
+        or _readable(metric, models[split])
+    )
 
 
 def _readable(metric: Metric, evidence: Any) -> bool:
@@ -95,9 +90,10 @@ def _readable(metric: Metric, evidence: Any) -> bool:
         return False
     if any(kind not in kinds for kind in metric.reads if kind not in ("choice", "paraphrased_answer")):
         return False
-    if "generated" in metric.reads.get("gold", ()):
-        return any(row.generated is not None for row in evidence.gold.values())
-    return True
+    gold = evidence.gold.values()
+    if "generated" in metric.reads.get("gold", ()) and all(row.generated is None for row in gold):
+        return False
+    return all(any(name in row.extra for row in gold) for name in metric.columns)
 
 
 def score_models(
@@ -115,7 +111,7 @@ def score_models(
     for name, split in plan:
         metric = make_metric(name)
         for model, evidence in models.items():
-            if split not in evidence or (name == "kl_to_reference" and model == "original"):
+            if split not in evidence or (model == "original" and _is_reference(metric)):
                 continue
             score = metric.score(evidence, split, original=original, oracle=oracle, seed=seed)
             scores[name, split, model] = score
@@ -123,6 +119,11 @@ def score_models(
             if (name, split, model) in scores:
                 rows.append(_row(metric, split, model, scores, models[model], seed))
     return rows, scores
+
+
+def _is_reference(metric: Metric) -> bool:
+    """Whether the metric measures a distance from the original."""
+    return "reference" in str(metric.card.fields.get("needs", ""))
 
 
 def _row(

@@ -12,6 +12,7 @@ from typing import Any
 
 from expunge.data.records import Record
 from expunge.evidence import Evidence, Row, read_evidence, write_evidence
+from expunge.measure.annotators import Asked, annotate, peers_of
 from expunge.measure.generate import add_generations
 from expunge.measure.score import score_sheet
 from expunge.measure.sheet import VARIANTS, Sheet, make_sheet
@@ -36,6 +37,7 @@ class EvidencePlan:
     generate: bool = True
     max_new_tokens: int = 200
     skip_generation: Sequence[str] = field(default=("holdout", "calibration"))
+    annotators: Sequence[str] = ()
 
     def kinds(self, split: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.variants, *self.more.get(split, ()))))
@@ -51,6 +53,7 @@ def take_evidence(
     *,
     plan: EvidencePlan = EvidencePlan(),
     reference: Subject | None = None,
+    peers: Mapping[str, Callable[[], Subject]] | None = None,
     name: str = "evidence",
 ) -> dict[str, Evidence]:
     """Evidence of `subject` on every split; with `folder`, kept there by key and read back when it exists.
@@ -67,6 +70,8 @@ def take_evidence(
         "reference": reference.fingerprint() if reference is not None else None,
         "code": CODE_VERSION,
     }
+    beside = {peer: load for peer, load in (peers or {}).items() if peer in peers_of(plan.annotators)}
+    marks = {peer: load().fingerprint() for peer, load in beside.items()}
     result: dict[str, Evidence] = {}
     jobs = []
     for split, records in splits.items():
@@ -77,6 +82,9 @@ def take_evidence(
             "variants": list(plan.kinds(split)),
             "max_new_tokens": plan.max_new_tokens if plan.generates(split) else 0,
         }
+        if plan.annotators:
+            settings["annotators"] = list(plan.annotators)
+            settings["peers"] = marks
         meta: dict[str, Any] = {**base, "records": sheet.records_fingerprint, "settings": settings}
         key = hashlib.sha256(json.dumps([split, meta], sort_keys=True).encode()).hexdigest()[:20]
         path = Path(folder) / f"{split}-{key}.parquet" if folder else None
@@ -91,6 +99,8 @@ def take_evidence(
             evidence = _score(subject, sheet, reference, noted)
             if plan.generates(split) and "generate" in subject.can:
                 evidence = add_generations(subject, sheet, evidence, max_new_tokens=plan.max_new_tokens)
+            if plan.annotators:
+                evidence = annotate(Asked(subject, sheet, evidence, beside), plan.annotators)
             evidence.meta.update(meta)
             result[split] = evidence
             if path:

@@ -17,6 +17,7 @@ import numpy as np
 from expunge.errors import ConfigError, Problem, nearest
 from expunge.evidence import Evidence, Row, is_forget_side
 from expunge.metrics import METRICS
+from expunge.registry import Card
 from expunge.stats import Clusters, percentile_interval, seed_from
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "RecordRows",
     "Score",
     "Skip",
+    "column",
     "nll",
     "nonfinite",
     "one_of",
@@ -97,17 +99,23 @@ class _FromCard:
 class Metric(ABC):
     """A pure function of evidence. Its constructor arguments are stored unchanged in `settings`.
 
-    The card gives `facet` (forgetting, utility, privacy, robustness), `unit` and `better` as
+    The card gives `facet` (forgetting, utility, privacy, robustness), `unit`, and `better` as
     "forget side/keep side" ("lower/higher"; "-": says nothing on that side; one word: the same on both).
-    Class attributes: `range`, and `reads`: which fields of which kinds of variant it uses, {kind: fields}.
+    It also says when an audit measures it: `scope`: "everywhere" (every split that has what it reads),
+    "forget", or "asked" (only where a benchmark or a bar names it); `profile`: the lowest that does (quick
+    where it says nothing); `needs`: "holdout", "oracle", "reference".
+    Class attributes: `range`; `reads`: which fields of which kinds of variant it uses, {kind: fields};
+    `columns`: what annotators must have added to the gold rows.
     """
 
     name: ClassVar[str]
+    card: ClassVar[Card]
     facet = _FromCard("facet", "forgetting")
     unit = _FromCard("unit", "")
     direction = _FromCard("better", "lower/higher")
     range: ClassVar[tuple[float, float]] = (0.0, 1.0)
     reads: ClassVar[Mapping[str, tuple[str, ...]]] = {"gold": ("logprobs",)}
+    columns: ClassVar[tuple[str, ...]] = ()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -265,6 +273,13 @@ def nll(row: Row) -> float:
     if len(row.logprobs) == 0:
         raise Skip("empty_answer")
     return -float(row.logprobs.astype(np.float64).mean())
+
+
+def column(row: Row, name: str) -> Any:
+    """What an annotator added to the row under this name; Skip where it added nothing."""
+    if row.extra.get(name) is None:
+        raise Skip(f"no_{name}")
+    return row.extra[name]
 
 
 def probability(row: Row) -> float:

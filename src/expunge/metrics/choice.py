@@ -37,7 +37,7 @@ READS = {
 }
 
 
-@METRICS.register("choice_probability", facet="forgetting", better="lower/higher", unit="")
+@METRICS.register("choice_probability", facet="forgetting", better="lower/higher", unit="", scope="asked")
 class ChoiceProbability(RecordMetric):
     """Probability of the right answer among the options, each taken per token: softmax of −nll.
 
@@ -66,7 +66,7 @@ MODES = {
 }
 
 
-@METRICS.register("choice_accuracy", facet="forgetting", better="target/higher", unit="")
+@METRICS.register("choice_accuracy", facet="forgetting", better="target/higher", unit="", scope="everywhere")
 class ChoiceAccuracy(RecordMetric):
     """Share of records whose right answer has the highest log-probability; m options on a tie give 1/m.
 

@@ -7,7 +7,9 @@ from typing import ClassVar
 from expunge.metrics.base import METRICS, RecordMetric, RecordRows
 
 
-@METRICS.register("exact_memorization", facet="forgetting", better="lower/higher", unit="")
+@METRICS.register(
+    "exact_memorization", facet="forgetting", better="lower/higher", unit="", scope="everywhere"
+)
 class ExactMemorization(RecordMetric):
     """Share of answer tokens that are the arg max given the gold tokens before them; end token out.
 

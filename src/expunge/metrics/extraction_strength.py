@@ -35,7 +35,9 @@ def strength(hits: Sequence[np.ndarray]) -> float:
     return float(np.mean(shares))
 
 
-@METRICS.register("extraction_strength", facet="forgetting", better="lower/higher", unit="")
+@METRICS.register(
+    "extraction_strength", facet="forgetting", better="lower/higher", unit="", scope="everywhere"
+)
 class ExtractionStrength(RecordMetric):
     """1 − k*/n, with k* the shortest gold prefix from which greedy decoding completes the answer of n tokens.
 
@@ -48,7 +50,9 @@ class ExtractionStrength(RecordMetric):
         return suffix_share(record.gold.hits[record.gold.answer_span])
 
 
-@METRICS.register("extraction_strength_paraphrase", facet="forgetting", better="lower/higher", unit="")
+@METRICS.register(
+    "extraction_strength_paraphrase", facet="forgetting", better="lower/higher", unit="", scope="everywhere"
+)
 class ExtractionStrengthParaphrase(RecordMetric):
     """Extraction strength of the same answer under reworded questions, mean over the rewordings.
 

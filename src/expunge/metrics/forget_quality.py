@@ -13,7 +13,9 @@ from expunge.metrics.truth_ratio import OPTION_MEANS, log_truth_ratio
 from expunge.stats import Clusters, percentile_interval, seed_from
 
 
-@METRICS.register("forget_quality", facet="forgetting", better="higher/-", unit="p", needs="oracle")
+@METRICS.register(
+    "forget_quality", facet="forgetting", better="higher/-", unit="p", needs="oracle", scope="forget"
+)
 class ForgetQuality(Metric):
     """Two-sample Kolmogorov–Smirnov p-value between the truth ratios r of the model and of the oracle.
 

@@ -9,7 +9,14 @@ import numpy as np
 from expunge.metrics.base import METRICS, RecordMetric, RecordRows, Skip
 
 
-@METRICS.register("kl_to_reference", facet="utility", better="target/lower", unit="nats", needs="reference")
+@METRICS.register(
+    "kl_to_reference",
+    facet="utility",
+    better="target/lower",
+    unit="nats",
+    needs="reference",
+    scope="everywhere",
+)
 class KLToReference(RecordMetric):
     """Mean KL(reference‖model) per answer token, end token in, over the whole vocabulary.
 

@@ -141,7 +141,7 @@ class Membership(Metric):
         )  # fmt: skip
 
 
-@METRICS.register("mia_loss", facet="privacy", better="target/-", unit="AUC", needs="holdout")
+@METRICS.register("mia_loss", facet="privacy", better="target/-", unit="AUC", needs="holdout", scope="forget")
 class MiaLoss(Membership):
     """Members have a low loss: signal −nll.
 
@@ -152,7 +152,7 @@ class MiaLoss(Membership):
         return -nll(row)
 
 
-@METRICS.register("mia_zlib", facet="privacy", better="target/-", unit="AUC", needs="holdout")
+@METRICS.register("mia_zlib", facet="privacy", better="target/-", unit="AUC", needs="holdout", scope="forget")
 class MiaZlib(Membership):
     """Members have a low loss for how compressible their text is: signal −nll / zlib bytes of the answer.
 
@@ -165,7 +165,9 @@ class MiaZlib(Membership):
         return -nll(row) / row.zlib_bytes
 
 
-@METRICS.register("mia_reference", facet="privacy", better="target/-", unit="AUC", needs="holdout, oracle")
+@METRICS.register(
+    "mia_reference", facet="privacy", better="target/-", unit="AUC", needs="holdout, oracle", scope="forget"
+)
 class MiaReference(Membership):
     """Members have a lower loss than a model that never saw them: signal nll_oracle − nll.
 
@@ -187,7 +189,9 @@ def lowest_mean(values: np.ndarray, k: float) -> float:
     return float(np.sort(values.astype(np.float64))[:m].mean())
 
 
-@METRICS.register("mia_min_k", facet="privacy", better="target/-", unit="AUC", needs="holdout")
+@METRICS.register(
+    "mia_min_k", facet="privacy", better="target/-", unit="AUC", needs="holdout", scope="forget"
+)
 class MiaMinK(Membership):
     """Members have few very unlikely tokens: signal mean of the share k of lowest log-probabilities, end out.
 
@@ -202,7 +206,9 @@ class MiaMinK(Membership):
         return lowest_mean(row.logprobs[row.answer_span], self.k)
 
 
-@METRICS.register("mia_min_k_plus_plus", facet="privacy", better="target/-", unit="AUC", needs="holdout")
+@METRICS.register(
+    "mia_min_k_plus_plus", facet="privacy", better="target/-", unit="AUC", needs="holdout", scope="forget"
+)
 class MiaMinKPlusPlus(MiaMinK):
     """Min-K on z_t = (ℓ_t − μ_t)/σ_t, each token against the model's own distribution at its position.
 

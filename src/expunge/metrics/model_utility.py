@@ -14,7 +14,7 @@ from expunge.metrics.truth_ratio import TruthRatioTrueBetter
 from expunge.stats import Clusters, harmonic_mean, percentile_interval, seed_from
 
 
-@METRICS.register("model_utility", facet="utility", better="-/higher", unit="")
+@METRICS.register("model_utility", facet="utility", better="-/higher", unit="", scope="asked")
 class ModelUtility(Metric):
     """Harmonic mean of 9: {retain, real authors, world facts} × {probability, ROUGE-L recall, truth ratio}.
 

@@ -10,7 +10,7 @@ import numpy as np
 from expunge.metrics.base import METRICS, RecordMetric, RecordRows, nll
 
 
-@METRICS.register("perplexity", facet="utility", better="higher/lower", unit="")
+@METRICS.register("perplexity", facet="utility", better="higher/lower", unit="", scope="everywhere")
 class Perplexity(RecordMetric):
     """Perplexity over all tokens of the split: exp(Σ −ℓ / Σ T); +inf where it overflows.
 

@@ -12,7 +12,9 @@ from expunge.metrics.mia import MiaMinK
 from expunge.stats import auc_draws, percentile_interval
 
 
-@METRICS.register("privleak", facet="privacy", better="lower/-", unit="%", needs="holdout, oracle")
+@METRICS.register(
+    "privleak", facet="privacy", better="lower/-", unit="%", needs="holdout, oracle", scope="forget"
+)
 class PrivLeak(Metric):
     """|100 · (A_model − A_oracle)/A_oracle|, A = 1 − AUC of Min-K; the signed value is in `details`.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from expunge.metrics.base import METRICS, RecordMetric, RecordRows, probability
 
 
-@METRICS.register("probability", facet="forgetting", better="lower/higher", unit="")
+@METRICS.register("probability", facet="forgetting", better="lower/higher", unit="", scope="everywhere")
 class Probability(RecordMetric):
     """Geometric mean token probability of the answer, end token in: exp(−nll).
 

@@ -44,7 +44,7 @@ class _Rouge(RecordMetric):
         return rouge(kind, record.gold.answer, record.gold.generated)
 
 
-@METRICS.register("rouge1_recall", facet="forgetting", better="lower/higher", unit="")
+@METRICS.register("rouge1_recall", facet="forgetting", better="lower/higher", unit="", scope="asked")
 class Rouge1Recall(_Rouge):
     """Share of the answer's words that the greedy text contains, clipped by counts."""
 
@@ -52,7 +52,7 @@ class Rouge1Recall(_Rouge):
         return self.overlap("rouge1", record).recall
 
 
-@METRICS.register("rougeL_recall", facet="forgetting", better="lower/higher", unit="")
+@METRICS.register("rougeL_recall", facet="forgetting", better="lower/higher", unit="", scope="everywhere")
 class RougeLRecall(_Rouge):
     """Longest common subsequence of answer and greedy text over the answer's words (as on TOFU)."""
 
@@ -60,7 +60,7 @@ class RougeLRecall(_Rouge):
         return self.overlap("rougeL", record).recall
 
 
-@METRICS.register("rougeL_f", facet="forgetting", better="lower/higher", unit="")
+@METRICS.register("rougeL_f", facet="forgetting", better="lower/higher", unit="", scope="asked")
 class RougeLF(_Rouge):
     """F measure of the longest common subsequence of answer and greedy text (as on MUSE)."""
 

@@ -46,7 +46,9 @@ class _TruthRatio(RecordMetric):
         return log_truth_ratio(record, self.option_mean)
 
 
-@METRICS.register("truth_ratio_closer_to_1", facet="forgetting", better="higher/lower", unit="")
+@METRICS.register(
+    "truth_ratio_closer_to_1", facet="forgetting", better="higher/lower", unit="", scope="forget"
+)
 class TruthRatioCloserToOne(_TruthRatio):
     """Mean of min(r, 1/r): 1 where true and false answers are equally likely.
 
@@ -57,7 +59,9 @@ class TruthRatioCloserToOne(_TruthRatio):
         return math.exp(-abs(self.log_ratio(record)))
 
 
-@METRICS.register("truth_ratio_true_better", facet="forgetting", better="lower/higher", unit="")
+@METRICS.register(
+    "truth_ratio_true_better", facet="forgetting", better="lower/higher", unit="", scope="forget"
+)
 class TruthRatioTrueBetter(_TruthRatio):
     """Mean of max(0, 1 − r): how clearly the true answer is preferred.
 
@@ -68,7 +72,7 @@ class TruthRatioTrueBetter(_TruthRatio):
         return -math.expm1(min(0.0, self.log_ratio(record)))
 
 
-@METRICS.register("truth_ratio_prob_mean", facet="forgetting", better="lower/higher", unit="")
+@METRICS.register("truth_ratio_prob_mean", facet="forgetting", better="lower/higher", unit="", scope="asked")
 class TruthRatioProbMean(_TruthRatio):
     """Mean of C/(C + W) = sigmoid(−ln r): the probability of the true answer against the false ones."""
 

@@ -318,6 +318,8 @@ class Pipeline:
         """Evidence of a model on every split, if there is such a model."""
         if name in self.shelf.places:
             inputs = {**self._world(), "model": self._model(name), "new_tokens": self.recipe.max_new_tokens}
+            if asked := stages.annotators(self.job):
+                inputs |= {"annotators": asked, "peers": [self._model(m) for m in ("original", "oracle")]}
             work = lambda f: stages.measure(f, name, self.job, self.shelf)  # noqa: E731
             folder = self.folder.stage(f"{stage}/{name}", {**inputs, **_code(*_MEASURE)}, work)
             self.evidence[name] = stages.read_splits(folder)

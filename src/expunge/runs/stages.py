@@ -6,9 +6,11 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from expunge.audit.scores import metrics_of
 from expunge.controls import Control, Scene, make_control
 from expunge.controls.bar import Bar, Probe, choose_metric
 from expunge.controls.lora_scaling import LoraScaling
@@ -19,6 +21,7 @@ from expunge.data.request import fingerprint_records
 from expunge.errors import ConfigError, NotComputable, Problem
 from expunge.evidence import Evidence, read_evidence
 from expunge.measure import EvidencePlan, take_evidence
+from expunge.measure.annotators import annotators_of
 from expunge.methods import make_method
 from expunge.metrics import make_metric
 from expunge.runs.folder import write_json
@@ -41,8 +44,25 @@ def measure(folder: Path, name: str, job: Job, shelf: Shelf) -> None:
     """Evidence of one model on every split, with KL to the original where there is one."""
     reference = shelf.load("original") if name != "original" and "original" in shelf.places else None
     splits = {split: job.request[split] for split in job.request}
-    plan = EvidencePlan(ASKED, _more_kinds(job), max_new_tokens=job.recipe.max_new_tokens)
-    take_evidence(shelf.load(name), splits, folder, plan=plan, reference=reference, name=f"the {name} model")
+    plan = EvidencePlan(
+        ASKED, _more_kinds(job), max_new_tokens=job.recipe.max_new_tokens, annotators=annotators(job)
+    )
+    peers = {m: partial(shelf.load, m) for m in ("original", "oracle") if m in shelf.places}
+    take_evidence(
+        shelf.load(name),
+        splits,
+        folder,
+        plan=plan,
+        reference=reference,
+        peers=peers,
+        name=f"the {name} model",
+    )
+
+
+def annotators(job: Job) -> list[str]:
+    """What the metrics of this audit read beyond the forward pass and generation."""
+    names = {*metrics_of(job.recipe.profile), *(name for name, _ in job.metrics)}
+    return annotators_of(column for name in names for column in make_metric(name).columns)
 
 
 def _more_kinds(job: Job) -> dict[str, tuple[str, ...]]:
