@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +14,7 @@ from expunge.evidence import Evidence, Row
 from expunge.measure.sheet import ANSWERS, Line, Sheet, text_sizes
 from expunge.subjects.subject import Subject
 
-__all__ = ["TokenScores", "batch_tokens", "score_sheet", "token_scores"]
+__all__ = ["TokenScores", "batch_tokens", "per_token", "score_sheet", "token_scores"]
 
 
 class TokenScores(NamedTuple):
@@ -56,24 +56,45 @@ def score_sheet(
 ) -> Evidence:
     """Ask every line of the sheet once, grouped by length; with `reference`, also KL(reference‖model)."""
     subject.need("logprobs", what="scoring answers")
+    empty = [np.empty(0)] * (6 if reference is not None else 5)
+    found = per_token(subject, sheet, lambda batch: _columns(batch, subject, reference), advance=advance)
+    vocabulary = subject.vocab_size
+    rows = [
+        _row(sheet, line, columns or empty, vocabulary)
+        for line, columns in zip(sheet.lines, found, strict=True)
+    ]
+    return Evidence(sheet.split, rows)
+
+
+def per_token(
+    subject: Subject,
+    sheet: Sheet,
+    read: Callable[[Batch], Sequence[np.ndarray]],
+    *,
+    advance: Callable[[int], Any] | None = None,
+) -> list[list[np.ndarray]]:
+    """For every line the columns that `read` gives of its answer tokens, in order.
+
+    `read(batch)` returns arrays whose first axis are the batch's A answer positions. A line without an answer
+    token has no columns.
+    """
     windows = [w for line in sheet.lines for w in line.windows]
     asked = [i for i, w in enumerate(windows) if w.num_targets]
-    found = [[np.empty(0)] * (6 if reference is not None else 5) for _ in windows]
+    found: list[list[np.ndarray]] = [[] for _ in windows]
     for part in token_batches([len(windows[i].ids) for i in asked], batch_tokens(subject)):
         batch = collate([windows[asked[j]] for j in part], sheet.encoder.pad_id).to(subject.device)
-        columns = _columns(batch, subject, reference)
+        columns = read(batch)
         bounds = np.concatenate([[0], batch.num_tokens.cpu().numpy().cumsum()])
         for at, j in enumerate(part):
             found[asked[j]] = [c[bounds[at] : bounds[at + 1]] for c in columns]
         if advance:
             advance(len(part))
-    rows, at = [], 0
-    vocabulary = subject.vocab_size
+    lines, at = [], 0
     for line in sheet.lines:
-        parts = found[at : at + len(line.windows)]
+        parts = [columns for columns in found[at : at + len(line.windows)] if columns]
         at += len(line.windows)
-        rows.append(_row(sheet, line, [np.concatenate(c) for c in zip(*parts, strict=True)], vocabulary))
-    return Evidence(sheet.split, rows)
+        lines.append([np.concatenate(c) for c in zip(*parts, strict=True)])
+    return lines
 
 
 def _columns(batch: Batch, subject: Subject, reference: Subject | None) -> list[np.ndarray]:

@@ -70,11 +70,13 @@ class Score:
 
 @dataclass(frozen=True)
 class RecordRows:
-    """The rows of one record, as a RecordMetric sees them."""
+    """The rows of one record, as a RecordMetric sees them; `original`, `oracle`: their gold rows of it."""
 
     evidence: Evidence
     record_id: str
     gold: Row
+    original: Row | None = None
+    oracle: Row | None = None
 
     def of(self, kind: str) -> Sequence[Row]:
         """Rows of one kind of variant; raises Skip when the record has none."""
@@ -206,7 +208,7 @@ class RecordMetric(Metric):
             return self.not_computable(split, "empty_split")
         if any(nonfinite(_rows(evidence, kind), fields) for kind, fields in self.reads.items()):
             return self.not_computable(split, "nonfinite_evidence")
-        values, terms, skipped = self._ask(evidence)
+        values, terms, skipped = self._ask(evidence, _gold(original, split), _gold(oracle, split))
         if not values:
             reason = "every_record_skipped: " + ", ".join(skipped)
             return self.not_computable(split, reason, skipped=skipped)
@@ -227,7 +229,7 @@ class RecordMetric(Metric):
             flags.append("truncated")
             details["truncated"] = truncated
         if self.better(split) == "target":
-            target = self.score(oracle, split, seed=seed).value if oracle is not None else None
+            target = self._target(split, original, oracle)
             if target is None:
                 flags.append("no_oracle")
                 target = self.fallback_target(details)
@@ -237,15 +239,28 @@ class RecordMetric(Metric):
             values, skipped, tuple(flags), self.settings, details,
         )  # fmt: skip
 
+    def _target(
+        self, split: str, original: ModelEvidence | None, oracle: ModelEvidence | None
+    ) -> float | None:
+        """The oracle's own value; None without one, or where it is not computable."""
+        if oracle is None or split not in oracle:
+            return None
+        if any(nonfinite(_rows(oracle[split], kind), fields) for kind, fields in self.reads.items()):
+            return None
+        _, terms, _ = self._ask(oracle[split], _gold(original, split), _gold(oracle, split))
+        numerator, denominator = np.array(list(terms.values()) or [(0.0, 0.0)], dtype=float).T
+        with np.errstate(over="ignore"):
+            return float(self.finish(numerator.sum() / denominator.sum())) if terms else None
+
     def _ask(
-        self, evidence: Evidence
+        self, evidence: Evidence, original: Mapping[str, Row], oracle: Mapping[str, Row]
     ) -> tuple[dict[str, float], dict[str, tuple[float, float]], dict[str, int]]:
         """Record id → value, record id → (numerator, denominator), reason → number of records skipped."""
         values: dict[str, float] = {}
         terms: dict[str, tuple[float, float]] = {}
         skipped: dict[str, int] = {}
         for record_id, gold in evidence.gold.items():
-            record = RecordRows(evidence, record_id, gold)
+            record = RecordRows(evidence, record_id, gold, original.get(record_id), oracle.get(record_id))
             try:
                 if gold.num_answer == 0:
                     raise Skip("empty_answer")
@@ -255,6 +270,10 @@ class RecordMetric(Metric):
             except Skip as skip:
                 skipped[str(skip)] = skipped.get(str(skip), 0) + 1
         return values, terms, skipped
+
+
+def _gold(model: ModelEvidence | None, split: str) -> Mapping[str, Row]:
+    return model[split].gold if model is not None and split in model else {}
 
 
 def _rows(evidence: Evidence, kind: str) -> list[Row]:
