@@ -15,11 +15,11 @@ from expunge.attacks.quantize import (
     GROUP,
     Grid,
     Quantize,
-    _round,
     code_difference,
     codes,
     quantize_,
 )
+from expunge.interventions.rounding import grid_codes as _round
 from expunge.measure.score import score_sheet
 from expunge.measure.sheet import make_sheet
 from expunge.subjects import fingerprint

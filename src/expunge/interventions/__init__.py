@@ -1,0 +1,1 @@
+"""What else is done to a model before or after unlearning: one intervention, one file."""
