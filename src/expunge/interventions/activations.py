@@ -9,23 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
 from expunge.data.batching import Batch, collate, token_batches
 from expunge.data.encoding import Encoded
-from expunge.interventions.matrices import linear_maps
+from expunge.interventions.matrices import linear_maps, matrices
 from expunge.measure.score import batch_tokens
 from expunge.subjects.architecture import blocks
 from expunge.subjects.forward import forward
 from expunge.subjects.subject import Subject
 
-__all__ = ["Inputs", "inputs_of", "weight_of"]
-
-
-def weight_of(module: nn.Module) -> Tensor:
-    """W as [out, in], a view: GPT-2's Conv1D stores it transposed."""
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight.T if isinstance(module, Conv1D) else weight
+__all__ = ["Inputs", "calibrated", "inputs_of"]
 
 
 @dataclass
@@ -63,6 +56,20 @@ def inputs_of(
         with _summing(wanted, batch, found), subject.evaluating() as model:
             forward(model, batch, logits=False, layers=[max(layers)])
     return found
+
+
+@torch.no_grad()
+def calibrated(subject: Subject, rows: Sequence[Encoded]) -> Iterator[tuple[Tensor, Inputs | None]]:
+    """Every matrix of the blocks as a view [..., out, in], with its inputs as the model now gives them.
+
+    To be changed while it is iterated: a block's inputs are taken when all before it are done. None: no token
+    of `rows` reaches the matrix.
+    """
+    for layer in range(len(blocks(subject.model))):
+        found = inputs_of(subject, rows, [layer])
+        for name, weight in matrices(subject.model):
+            if int(name.partition(".")[0]) == layer:
+                yield weight, found.get(name)
 
 
 @contextmanager

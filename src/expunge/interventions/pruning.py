@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from expunge.data.encoding import Encoded
-from expunge.interventions.activations import Inputs, inputs_of
+from expunge.interventions.activations import Inputs, calibrated, inputs_of
 from expunge.interventions.matrices import matrices
-from expunge.subjects.architecture import blocks
 from expunge.subjects.subject import Subject
 
 __all__ = ["lowest", "magnitude_prune_", "prune_", "set_difference_", "wanda_prune_", "wanda_scores"]
@@ -19,7 +18,7 @@ __all__ = ["lowest", "magnitude_prune_", "prune_", "set_difference_", "wanda_pru
 def lowest(scores: Tensor, share: float) -> Tensor:
     """Mask of the round(share·n) smallest of each row's n scores; of equal ones the first."""
     count = round(share * scores.shape[-1])
-    order = scores.argsort(-1, stable=True)
+    order = scores.argsort(dim=-1, stable=True)
     return torch.zeros_like(scores, dtype=torch.bool).scatter_(-1, order[..., :count], True)
 
 
@@ -43,13 +42,10 @@ def wanda_prune_(subject: Subject, rows: Sequence[Encoded], sparsity: float) -> 
     round(sparsity·inputs) of each row. A matrix that no token of `rows` reaches is pruned by magnitude.
     Sun et al. 2023 (arXiv 2306.11695).
     """
-    chosen = 0
-    for layer in range(len(blocks(subject.model))):
-        found = inputs_of(subject, rows, [layer])
-        for name, weight in matrices(subject.model):
-            if int(name.partition(".")[0]) == layer:
-                chosen += prune_(weight, lowest(wanda_scores(weight, found.get(name)), sparsity))
-    return chosen
+    return sum(
+        prune_(weight, lowest(wanda_scores(weight, inputs), sparsity))
+        for weight, inputs in calibrated(subject, rows)
+    )
 
 
 @torch.no_grad()
