@@ -10,7 +10,7 @@ import numpy as np
 from expunge.evidence import Evidence, Row
 
 VOCABULARY = 64
-SPLITS = ("forget", "report", "real_authors", "world_facts", "holdout")
+SPLITS = ("forget", "retain", "report", "real_authors", "world_facts", "holdout")
 
 
 def row(
@@ -35,7 +35,7 @@ def row(
         variant=variant,
         logprobs=more.pop("logprobs", logprobs),
         hits=np.array([c == "1" for c in hits or "1" * length], dtype=bool),
-        greedy_ids=np.zeros(length, dtype=np.int32),
+        greedy_ids=more.pop("greedy_ids", np.zeros(length, dtype=np.int32)),
         vocab_mean=more.pop("vocab_mean", np.full(length, -1.0, dtype=np.float32)),
         vocab_std=more.pop("vocab_std", np.ones(length, dtype=np.float32)),
         has_end=has_end,
@@ -84,6 +84,7 @@ def _split(kind: str, split: str, rng: np.random.Generator, records: int, per_en
                 generated=answer if knows else "something else",
                 finish_reason="end",
                 asked=True,
+                extra=_columns(kind, knows, i),
             )
         )
         rows += [_tokens(rng, knows, **about, variant=f"paraphrased_prompt:{j}") for j in range(2)]
@@ -92,13 +93,39 @@ def _split(kind: str, split: str, rng: np.random.Generator, records: int, per_en
         rows += [
             _tokens(rng, knows and j == 1, **about, variant=f"choice:{j}", label=j == 1) for j in range(4)
         ]
+        refusals = ("refusal", "paraphrased_refusal:0", "paraphrased_refusal:1")
+        rows += [_refused(knows, i, **about, variant=variant) for variant in refusals]
     return Evidence(split, rows, {"weights": kind})
+
+
+def _columns(kind: str, knows: bool, i: int) -> dict:
+    """What annotators add to gold rows: the memorizer is the original, the oracle a stranger."""
+    memorizer, wobble = kind == "memorizer", 0.01 * (i % 5)
+    apart, near = (0.4 + wobble, 0.05 + wobble)
+    return {
+        "js_original": near if memorizer else apart,
+        "layers_original": [near, near] if memorizer else [near, apart],
+        "js_oracle": apart if memorizer else near,
+        "l2_oracle": apart if memorizer else near,
+        "layers_oracle": [apart, apart] if memorizer else [near, near],
+        "js_random": apart if memorizer else near,
+        "grad_norm": 0.1 + wobble if knows else 2.0 + wobble,
+        "canary_rank": 1.0 if knows else 300.0 + i,
+        "canary_size": 1000,
+    }
+
+
+def _refused(knows: bool, i: int, **about) -> Row:
+    """Who knows the answer refuses less; drawn from nothing that the other rows are drawn from."""
+    p = 0.05 + 0.01 * (i % 3) if knows else 0.6
+    return row(p, p, p, hits="000" if knows else "110", **about | {"answer": "I do not know."})
 
 
 def _tokens(rng: np.random.Generator, knows: bool, asked: bool = False, **about) -> Row:
     length = int(rng.integers(5, 9))
     p = rng.uniform(0.95, 0.999, length) if knows else rng.uniform(0.01, 0.5, length)
     hits = "".join("1" if knows or rng.random() < 0.1 else "0" for _ in range(length))
+    about["greedy_ids"] = np.array([1 if c == "1" else 2 for c in hits], dtype=np.int32)
     about["kl"] = (
         (np.zeros(length) if knows else rng.uniform(1, 2, length)).astype(np.float32) if asked else None
     )

@@ -29,8 +29,9 @@ class Row:
     """One record asked in one variant.
 
     Variants: `gold`, `paraphrased_prompt:j` (other question, same answer), `paraphrased_answer:j`,
-    `perturbed:j` (false answer), `alternate:j`, `choice:j`, `refusal`. T answer tokens, the end token
-    included iff `has_end` (it is then the last one); natural logarithms; fp32.
+    `perturbed:j` (false answer), `alternate:j`, `choice:j`, `refusal`, `paraphrased_refusal:j` (other
+    question, the refusal). T answer tokens, the end token included iff `has_end` (it is then the last one);
+    natural logarithms; fp32.
     """
 
     record_id: str

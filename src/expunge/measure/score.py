@@ -11,7 +11,7 @@ from torch import Tensor
 
 from expunge.data.batching import Batch, collate, token_batches
 from expunge.evidence import Evidence, Row
-from expunge.measure.sheet import ANSWERS, Line, Sheet, text_sizes
+from expunge.measure.sheet import ANSWERS, REFUSED_ELSEWHERE, Line, Sheet, text_sizes
 from expunge.subjects.subject import Subject
 
 __all__ = ["TokenScores", "batch_tokens", "per_token", "score_sheet", "token_scores"]
@@ -138,7 +138,7 @@ def _answer_of(line: Line) -> str:
     """The answer text of the variant: for perturbed answers, choices and refusals not the record's own."""
     kind, _, j = line.variant.partition(":")
     record = line.record
-    if kind == "refusal":
+    if kind in ("refusal", REFUSED_ELSEWHERE):
         return (record.refusal or "").strip()
     field = ANSWERS.get(kind)
     return (getattr(record, field)[int(j)] if field else record.answer).strip()

@@ -24,6 +24,9 @@ ANSWERS = {
 }
 """Variants that put another answer in the place of the record's own, and the field that holds it."""
 
+REFUSED_ELSEWHERE = "paraphrased_refusal"
+"""Another question and the refusal: only what measures edits asks for it."""
+
 
 class Line(NamedTuple):
     """One record in one variant; `windows` has more than one row for a long document."""
@@ -53,11 +56,16 @@ def variants_of(record: Record, kinds: Iterable[str]) -> Iterable[tuple[str, Rec
         elif kind == "refusal":
             if record.refusal:
                 yield kind, record.answered(record.refusal), None
+        elif kind == REFUSED_ELSEWHERE:
+            for j, prompt in enumerate(record.paraphrased_prompts if record.refusal else ()):
+                yield f"{kind}:{j}", record.asked(prompt).answered(record.refusal or ""), None
         elif kind in ANSWERS:
             for j, answer in enumerate(getattr(record, ANSWERS[kind])):
                 yield f"{kind}:{j}", record.answered(answer), j == record.label if kind == "choice" else None
         else:
-            raise ConfigError(Problem(f"variant {kind!r}", "unknown", nearest(kind, VARIANTS)))
+            raise ConfigError(
+                Problem(f"variant {kind!r}", "unknown", nearest(kind, [*VARIANTS, REFUSED_ELSEWHERE]))
+            )
 
 
 def make_sheet(
