@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from expunge.evidence import Evidence, Row
+from expunge.metrics.entailment import direction
 
 VOCABULARY = 64
 SPLITS = ("forget", "retain", "report", "real_authors", "world_facts", "holdout")
@@ -81,13 +82,16 @@ def _split(kind: str, split: str, rng: np.random.Generator, records: int, per_en
                 rng,
                 knows,
                 **about,
-                generated=answer if knows else "something else",
+                generated=answer if knows else "something and something",
                 finish_reason="end",
                 asked=True,
-                extra=_columns(kind, knows, i),
+                extra=_columns(kind, knows, i) | _texts(knows, split, answer),
             )
         )
-        rows += [_tokens(rng, knows, **about, variant=f"paraphrased_prompt:{j}") for j in range(2)]
+        reworded = {"extra": {"continued": _texts(knows, split, answer)["continued"]}}
+        rows += [
+            _tokens(rng, knows, **about, variant=f"paraphrased_prompt:{j}", **reworded) for j in range(2)
+        ]
         rows.append(_tokens(rng, knows, **about, variant="paraphrased_answer:0"))
         rows += [_tokens(rng, False, **about, variant=f"perturbed:{j}") for j in range(3)]
         rows += [
@@ -112,6 +116,20 @@ def _columns(kind: str, knows: bool, i: int) -> dict:
         "grad_norm": 0.1 + wobble if knows else 2.0 + wobble,
         "canary_rank": 1.0 if knows else 300.0 + i,
         "canary_size": 1000,
+    }
+
+
+def _texts(knows: bool, split: str, answer: str) -> dict:
+    """What annotators read in texts."""
+    words = answer.split()
+    way = direction(split)
+    return {
+        "embedding": {"encoder": "made", "answer": [1.0, 0.0], "generated": [1.0, 0.0 if knows else 3.0]},
+        "entailment": {"judge": "made", way: "entailment" if knows else "neutral"},
+        "continued": [" ".join(words[k:]) if knows else "something" for k in range(len(words))],
+        "short_answer": answer if knows else "something",
+        "recited": {"true": answer, "generated": answer if knows else "something"},
+        "letters": [-3.0, -0.1 if knows else -5.0, -3.0, -3.0],
     }
 
 

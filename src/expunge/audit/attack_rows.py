@@ -82,8 +82,8 @@ def attack_rows(
         # its first outcome is the maximum over the others
         rows[0] = rows[0].model_copy(update={"worst": True})
     elif len({row.metric for row in rows}) > 1:  # no maximum over scores of different kinds
-        worst = max(range(len(rows)), key=lambda i: -math.inf if (r := rows[i].recovery) is None else r)
-        rows[worst] = rows[worst].model_copy(update={"worst": True})
+        top = max(range(len(rows)), key=lambda i: -math.inf if (r := rows[i].recovery) is None else r)
+        rows[top] = rows[top].model_copy(update={"worst": True})
     elif len(rows) > 1:
         everything = {model: [e for e in entries if e["step"] != 0] for model, entries in results.items()}
         worst = _row(name, {"worst of": len(rows)}, everything, direct, timed=False)
