@@ -36,6 +36,9 @@ __all__ = ["control", "load_json", "measure", "plant", "read_splits", "retrain_o
 
 CURVE_SPLITS = ("forget", "forget_hard", "report")
 
+PEERS: tuple[str, ...] = ("original", "oracle")
+"""Models that others are compared with."""
+
 ASKED = ("gold", "paraphrased_prompt", "choice")
 """Every split is asked in these variants; false answers only where a metric compares with them."""
 
@@ -44,10 +47,15 @@ def measure(folder: Path, name: str, job: Job, shelf: Shelf) -> None:
     """Evidence of one model on every split, with KL to the original where there is one."""
     reference = shelf.load("original") if name != "original" and "original" in shelf.places else None
     splits = {split: job.request[split] for split in job.request}
+    asked = annotators(job)
     plan = EvidencePlan(
-        ASKED, _more_kinds(job), max_new_tokens=job.recipe.max_new_tokens, annotators=annotators(job)
+        ASKED,
+        _more_kinds(job),
+        max_new_tokens=job.recipe.max_new_tokens,
+        annotators=list(asked),
+        settings=asked,
     )
-    peers = {m: partial(shelf.load, m) for m in ("original", "oracle") if m in shelf.places}
+    peers = {m: partial(shelf.load, m) for m in PEERS if m in shelf.places}
     take_evidence(
         shelf.load(name),
         splits,
@@ -59,10 +67,12 @@ def measure(folder: Path, name: str, job: Job, shelf: Shelf) -> None:
     )
 
 
-def annotators(job: Job) -> list[str]:
-    """What the metrics of this audit read beyond the forward pass and generation."""
+def annotators(job: Job) -> dict[str, dict[str, Any]]:
+    """What the metrics of this audit read beyond the forward pass and generation: annotator → settings."""
     names = {*metrics_of(job.recipe.profile), *(name for name, _ in job.metrics)}
-    return annotators_of(column for name in names for column in make_metric(name).columns)
+    wanted = annotators_of(column for name in names for column in make_metric(name).columns)
+    given = {named.name: named.settings for named in job.recipe.annotators}
+    return {name: given.get(name, {}) for name in wanted}
 
 
 def _more_kinds(job: Job) -> dict[str, tuple[str, ...]]:
