@@ -24,8 +24,9 @@ class SparseGPT(Prune):
     """Set weights to zero block of columns by block; later columns make good what each zero lost.
 
     Chosen in each block: the smallest w²/U_jj², H⁻¹ = UᵀU, H = XXᵀ + λI from retain activations (the OBS
-    saliency given the columns already decided). Exactly round(sparsity·n) of a matrix's n weights. A matrix
-    that no activation reaches (an expert) is pruned by magnitude.
+    saliency given the columns already decided). Exactly round(sparsity·n) of a matrix's n weights; those that
+    are 0 already are among them and stay so. A matrix that no activation reaches (an expert) is pruned by
+    magnitude.
     """
 
     damp: Damping = 0.01  # λ in units of H's mean diagonal
@@ -42,12 +43,14 @@ class SparseGPT(Prune):
 
 def sparsegpt(weight: Tensor, gram: Tensor, sparsity: float, damp: float, block: int) -> Tensor:
     """The pruned weights [O, F], fp64."""
-    rows = weight.shape[0]
+    rows, zero = weight.shape[0], weight == 0
 
     def mask(start: int, w: Tensor, diagonal: Tensor) -> Tensor:
         ends = (round(sparsity * rows * column) for column in (start, start + w.shape[1]))
         count = -next(ends) + next(ends)  # so that the blocks' counts add up
-        return lowest((w / diagonal).square().reshape(-1), count / w.numel()).view(w.shape)
+        gone = zero[:, start : start + w.shape[1]]
+        saliency = (w / diagonal).square().masked_fill(gone, -1.0)
+        return lowest(saliency.reshape(-1), count / w.numel()).view(w.shape) | gone
 
     return prune_columns(weight, inverse_factor(gram, damp), mask, block)
 
