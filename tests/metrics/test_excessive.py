@@ -13,7 +13,6 @@ from expunge.metrics.excessive import (
     excessive_unlearning,
     is_refusal,
     repetition,
-    token_entropy,
 )
 
 ORIGINAL, ORACLE = model("memorizer"), model("stranger", 7)
@@ -36,15 +35,6 @@ def names(evidence, **more):
 
 
 FORGOTTEN = ORIGINAL | {"forget": ORACLE["forget"]}
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("a b a b", 0.5), ("a a b", 0.579380), ("a b c d", 1.0), ("a a a a", 0.0), ("a", 0.0), ("", 0.0)],
-)
-def test_token_entropy_normalizes_by_total_not_distinct(text, value):
-    assert token_entropy(text) == pytest.approx(value, abs=1e-6)
-    assert math.copysign(1, token_entropy(text)) == 1
 
 
 @pytest.mark.parametrize(

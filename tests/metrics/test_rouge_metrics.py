@@ -60,3 +60,21 @@ def test_rouge_l_equals_a_slow_longest_common_subsequence(reference, candidate):
 
     got = score("rougeL_recall", " ".join(reference), " ".join(candidate)).value
     assert got == pytest.approx(lcs(reference, candidate) / len(reference))
+
+
+def test_every_side_of_the_overlap_is_a_metric():
+    pair = ("the cat sat on the mat", "the mat the cat sat")
+    values = [
+        score(name, *pair).value for name in ("rouge1_precision", "rouge1_f", "rougeL_precision", "rougeL_f")
+    ]
+    assert values == pytest.approx([1.0, 0.909091, 0.6, 0.545455], abs=1e-6)
+
+
+def test_stemming_is_a_recorded_setting_and_off():
+    evidence = forget(row(0.5, answer="running quickly", generated="runs quick"))
+    plain, stemmed = (compute("rouge1_recall", evidence, "forget", stem=stem) for stem in (False, True))
+    assert (plain.value, stemmed.value) == (0.0, 0.5)  # Porter: run, run; quickli, quick
+    assert compute("rouge1_recall", evidence, "forget").settings == {"stem": False}
+    assert stemmed.settings == {"stem": True}
+    short = forget(row(0.5, answer="his", generated="hi"))
+    assert compute("rouge1_recall", short, "forget", stem=True).value == 0.0

@@ -8,7 +8,6 @@ our own.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,8 +16,9 @@ import numpy as np
 from expunge.evidence import Evidence
 from expunge.metrics import compute
 from expunge.metrics.base import ModelEvidence, Score, nonfinite
+from expunge.metrics.token_entropy import token_entropy
 
-__all__ = ["ExcessFlag", "Thresholds", "excessive_unlearning", "is_refusal", "repetition", "token_entropy"]
+__all__ = ["ExcessFlag", "Thresholds", "excessive_unlearning", "is_refusal", "repetition"]
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,6 @@ class Thresholds:
     entropy_ratio: float = 0.5
     repetition_rise: float = 0.2
     refusal_rise: float = 0.05
-
-
-def token_entropy(text: str) -> float:
-    """Entropy of the word frequencies over log₂ of the number of words, [0, 1]; low = repetitive.
-
-    Yuan et al. 2024 (arXiv 2410.08109).
-
-    >>> token_entropy("a b a b")
-    0.5
-    """
-    words = text.split()
-    if len(words) <= 1:
-        return 0.0
-    shares = np.array(list(Counter(words).values())) / len(words)
-    return float(max(0.0, -(shares * np.log2(shares)).sum()) / math.log2(len(words)))
 
 
 def repetition(text: str, n: int = 4) -> float:
