@@ -15,7 +15,7 @@ from expunge.evidence import Evidence, Row, variant_kind
 from expunge.measure.sheet import Line, Sheet
 from expunge.subjects.subject import Subject, quiet
 
-__all__ = ["GENERATED_KINDS", "add_generations", "greedy_continue", "greedy_text"]
+__all__ = ["GENERATED_KINDS", "add_generations", "followed", "greedy_continue", "greedy_text"]
 
 GENERATED_KINDS = ("gold", "paraphrased_prompt")
 
@@ -77,6 +77,18 @@ def _draft(line: Line, row: Row, stop: Sequence[int], limit: int) -> _Draft:
     if ends:
         ids = ids[: ends[0] + 1]
     return _Draft(prompt, ids[:limit], bool(ends and ends[0] < limit) or len(ids) >= limit)
+
+
+def followed(gold: Sequence[int], row: Row, given: int) -> tuple[int, ...]:
+    """What greedy decoding writes after the first `given` of the answer's ids `gold`, the given ids in front.
+
+    Up to the first miss and with it, as the teacher-forced `row` tells; from there it has to be decoded.
+    """
+    misses = (~row.hits[given : len(gold)]).nonzero()[0]
+    if not len(misses):
+        return tuple(gold)
+    at = given + int(misses[0])
+    return (*gold[:at], int(row.greedy_ids[at]))
 
 
 def greedy_continue(

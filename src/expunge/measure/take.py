@@ -30,6 +30,7 @@ class EvidencePlan:
     """What is asked of each split: kinds of variant, and whether text is generated (and how much at most).
 
     `more`: kinds that only some splits are asked in, {split: kinds}; false answers multiply the rows.
+    `settings`: those of the annotators, by name.
     """
 
     variants: Sequence[str] = VARIANTS
@@ -38,6 +39,7 @@ class EvidencePlan:
     max_new_tokens: int = 200
     skip_generation: Sequence[str] = field(default=("holdout", "calibration"))
     annotators: Sequence[str] = ()
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def kinds(self, split: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys((*self.variants, *self.more.get(split, ()))))
@@ -83,7 +85,7 @@ def take_evidence(
             "max_new_tokens": plan.max_new_tokens if plan.generates(split) else 0,
         }
         if plan.annotators:
-            settings["annotators"] = list(plan.annotators)
+            settings["annotators"] = {name: dict(plan.settings.get(name, {})) for name in plan.annotators}
             settings["peers"] = marks
         meta: dict[str, Any] = {**base, "records": sheet.records_fingerprint, "settings": settings}
         key = hashlib.sha256(json.dumps([split, meta], sort_keys=True).encode()).hexdigest()[:20]
@@ -100,7 +102,7 @@ def take_evidence(
             if plan.generates(split) and "generate" in subject.can:
                 evidence = add_generations(subject, sheet, evidence, max_new_tokens=plan.max_new_tokens)
             if plan.annotators:
-                evidence = annotate(Asked(subject, sheet, evidence, beside), plan.annotators)
+                evidence = annotate(Asked(subject, sheet, evidence, beside), plan.annotators, plan.settings)
             evidence.meta.update(meta)
             result[split] = evidence
             if path:

@@ -16,6 +16,8 @@ from expunge.benchmarks import BENCHMARKS
 from expunge.controls import CONTROLS
 from expunge.data.request import SPLITS
 from expunge.errors import ConfigError, Problem, nearest
+from expunge.interventions import INTERVENTIONS
+from expunge.measure.annotators import ANNOTATORS
 from expunge.methods import METHODS
 from expunge.metrics import METRICS, make_metric
 from expunge.registry import Registry
@@ -166,7 +168,9 @@ def _model_at(path: Path_) -> type[BaseModel] | None:
 def _check_names(recipe: Recipe, places: _Places) -> list[Problem]:
     """Registered names and the settings given with them."""
     problems = _check_named(METHODS, recipe.method, places, "method")
-    kinds: dict[str, Registry] = {"control": CONTROLS, "transform": TRANSFORMS, "selection": SELECTIONS}
+    kinds: dict[str, Registry] = {
+        "control": CONTROLS, "transform": TRANSFORMS, "selection": SELECTIONS, "annotators": ANNOTATORS,
+    }  # fmt: skip
     for kind, registry in kinds.items():
         for i, named in enumerate(getattr(recipe, kind)):
             problems += _check_named(registry, named, places, kind, str(i))
@@ -174,6 +178,9 @@ def _check_names(recipe: Recipe, places: _Places) -> list[Problem]:
         problems += _check_named(ATTACKS, attack, places, "audit", str(i), more=PROFILES)
     for i, method in enumerate(recipe.tune.methods if recipe.tune else ()):
         problems += _check_named(METHODS, method, places, "tune", "methods", str(i))
+    for i, named in enumerate(recipe.compose.interventions if recipe.compose else ()):
+        path = ("compose", "interventions", str(i))
+        problems += _check_named(INTERVENTIONS, named, places, *path)
     if not problems:
         problems += _check_axes(recipe, places)
     names = [

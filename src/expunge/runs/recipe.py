@@ -15,6 +15,7 @@ from expunge.training.workspace import LoraSettings
 __all__ = [
     "AfterSettings",
     "BarSettings",
+    "ComposeSettings",
     "FromModel",
     "Named",
     "OracleSettings",
@@ -168,6 +169,31 @@ class TuneSettings(Part):
     )
 
 
+class ComposeSettings(Part):
+    """What else is done to the model, before unlearning and after it."""
+
+    interventions: tuple[Named, ...] = Field(
+        (Named(name="edit_rank_one"), Named(name="gptq"), Named(name="wanda")),
+        min_length=1,
+        description="edits, quantizers and prunings, as in [edit_lora, {gptq: {bits: 4}}, wanda]; a list alone "
+        "will do",
+    )
+    pairs: Literal["unlearn", "all"] = Field(
+        "unlearn", description="each with unlearning in both orders, or also with one another"
+    )
+    relearn: bool = Field(True, description="attack the edited and the unlearned model by held-out relearning")
+    latency: int = Field(32, ge=0, description="tokens timed per prompt; 0: none")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if value is None:
+            return {}
+        if isinstance(value, str):
+            return {"interventions": [value]}
+        return {"interventions": value} if isinstance(value, list | tuple) else value
+
+
 class Recipe(Part):
     """What to forget, in which model, how, under which bar, and how it is audited."""
 
@@ -223,6 +249,9 @@ class Recipe(Part):
     audit: Profile | tuple[Named, ...] = Field(
         "default", description="quick, default, deep, or a list of attacks"
     )
+    annotators: tuple[Named, ...] = Field(
+        (), description="settings of what reads texts, as in {embeddings: {encoder: model:./minilm}}"
+    )
     attack_lrs: tuple[float, ...] = Field(
         (1e-5, 5e-5, 2e-4), description="learning rates an attacker would try"
     )
@@ -243,7 +272,18 @@ class Recipe(Part):
     tune: TuneSettings | None = Field(
         None, description="`expunge tune`; where it stands, what the search selects by is never reported"
     )
+    compose: ComposeSettings | None = Field(
+        None, description="`expunge compose`: edits and compressions before unlearning and after it"
+    )
     deploy: str | None = Field(None, description="deployment folder of `expunge release`")
+
+    @field_validator("annotators", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        """A mapping may name several: {embeddings: {…}, entailment: {…}}."""
+        if isinstance(value, Mapping) and "name" not in value:
+            return [{name: settings} for name, settings in value.items()]
+        return (value,) if isinstance(value, str | Mapping) else value
 
     @field_validator("control", "audit", "transform", "selection", mode="before")
     @classmethod

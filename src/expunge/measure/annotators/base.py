@@ -66,11 +66,16 @@ def peers_of(names: Iterable[str]) -> list[str]:
     return sorted({peer for name in names for peer in ANNOTATORS.card(name).fields.get("peers", ())})
 
 
-def annotate(asked: Asked, names: Iterable[str]) -> Evidence:
-    """The evidence with the columns of these annotators; what could not be asked stands in `meta`."""
+def annotate(
+    asked: Asked, names: Iterable[str], settings: Mapping[str, Mapping[str, Any]] | None = None
+) -> Evidence:
+    """The evidence with the columns of these annotators; what could not be asked stands in `meta`.
+
+    `settings`: annotator → its own.
+    """
     rows, skipped = list(asked.evidence.rows), {}
     for name in names:
-        annotator = ANNOTATORS.make(name)
+        annotator = ANNOTATORS.make(name, **(settings or {}).get(name, {}))
         splits = annotator.card.fields.get("splits")
         if splits and asked.sheet.split not in splits:
             continue
