@@ -1,0 +1,1 @@
+"""Which records an answer comes from: one attribution, one file."""

@@ -1,0 +1,1 @@
+"""Where in a model records sit: one localizer, one file."""
