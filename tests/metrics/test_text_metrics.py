@@ -71,6 +71,13 @@ def test_scores_of_different_encoders_do_not_mix():
     assert similarity(other).settings["encoder"] == "other"
 
 
+def test_a_lexical_reader_is_labeled():
+    assert "lexical_encoder" in similarity(embedded([1.0], [1.0], "lexical (3-grams)")).flags
+    assert "lexical_encoder" not in similarity(embedded([1.0], [1.0], "model:x")).flags
+    told = replace(judged("entailment"), extra={"entailment": {"judge": "lexical (words)"}})
+    assert "lexical_judge" in compute("entailment_score", forget(told), "forget").flags
+
+
 def test_similarity_to_what_the_original_wrote():
     ours, before = embedded([1.0, 0.0], [0.0, 1.0]), embedded([0.6, 0.8], [0.0, 1.0])
     score = similarity(ours, target="to_original", original=forget(before))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import ClassVar
 
 from expunge.evidence import is_forget_side
 from expunge.metrics.base import METRICS, ModelEvidence, RecordMetric, RecordRows, Score, Skip, column
 from expunge.metrics.rouge import has_words, rouge
-from expunge.metrics.similarity import readers_of
+from expunge.metrics.similarity import read_by, readers_of
 
 __all__ = ["ANSWER_FOLLOWS", "GATE", "TEXT_FOLLOWS", "EntailmentScore", "direction", "gated"]
 
@@ -75,4 +74,4 @@ class EntailmentScore(RecordMetric):
         if len(judges) > 1:
             return self.not_computable(split, f"mixed_judges: {', '.join(judges)}")
         score = super().score(model, split, original=original, oracle=oracle, seed=seed)
-        return replace(score, settings={**score.settings, "judge": judges[0]}) if judges else score
+        return read_by(score, "judge", judges)

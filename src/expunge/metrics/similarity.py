@@ -83,10 +83,19 @@ class SemanticSimilarity(RecordMetric):
         if len(readers) > 1:
             return self.not_computable(split, f"mixed_encoders: {', '.join(readers)}")
         score = super().score(model, split, original=original, oracle=oracle, seed=seed)
-        return replace(score, settings={**score.settings, "encoder": readers[0]}) if readers else score
+        return read_by(score, "encoder", readers)
 
 
 def readers_of(model: ModelEvidence, split: str, name: str, key: str) -> list[str]:
     """Who wrote this column of the split's gold rows: one, unless evidence of two runs was mixed."""
     gold: Mapping[str, Any] = model[split].gold if split in model else {}
     return sorted({row.extra[name][key] for row in gold.values() if row.extra.get(name)})
+
+
+def read_by(score: Score, key: str, readers: Sequence[str]) -> Score:
+    """The score with its reader among the settings; flagged where that one knows no meaning."""
+    if not readers:
+        return score
+    flags = (f"lexical_{key}",) if readers[0].startswith("lexical") else ()
+    settings = {**score.settings, key: readers[0]}
+    return replace(score, settings=settings, flags=(*score.flags, *flags))

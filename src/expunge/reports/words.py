@@ -66,6 +66,8 @@ _REASONS = {
     "no_holdout": "there are no holdout records",
     "few_clusters": "fewer than 20 entities: the interval is rough",
     "one_cluster": "one entity only: no interval",
+    "lexical_encoder": "compared by shared letters, not by meaning: no encoder was given",
+    "lexical_judge": "judged by shared words, not by meaning: no judge of entailment was given",
     "truncated": "some answers were longer than the context and were cut",
     "no_effect": "the method changed nothing that this metric sees",
     "excessive_unlearning": "damaged beyond what was asked",
