@@ -172,6 +172,33 @@ def tune(
 
 
 @app.command()
+def compose(
+    recipe: Path,
+    overrides: Overrides = None,
+    interventions: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Edits, quantizers and prunings to compose.")
+    ] = None,
+    pairs: Annotated[
+        str | None, typer.Option(metavar="WHICH", help="unlearn: each with unlearning; all: every pair.")
+    ] = None,
+    new: New = False,
+    as_json: AsJson = False,
+) -> None:
+    """Unlearn before and after editing, quantizing and pruning; one page of both orders. Resumes."""
+    from expunge.runs.composing import compose as compose_recipe
+    from expunge.runs.composition_page import print_composition
+
+    named = None if interventions is None else [name.strip() for name in interventions.split(",")]
+    said = {"interventions": named, "pairs": pairs}
+    more = [f"compose.{key}={json.dumps(value)}" for key, value in said.items() if value is not None]
+    made = compose_recipe(recipe, [*(overrides or []), *more], new=new)
+    if as_json:
+        typer.echo(json.dumps(made.data, indent=1))
+    else:
+        print_composition(made.data, made.path)
+
+
+@app.command()
 def show(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     record: Annotated[str | None, typer.Argument(help="A record's id, or its beginning.")] = None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt
 
@@ -23,13 +23,16 @@ class EditFinetune(Edit):
     min_θ mean −log p(new | prompt)/T over the edited questions, AdamW, constant learning rate.
     """
 
+    rate: ClassVar[float] = 1.0  # a good learning rate in units of full fine-tuning's
+
     lr: Annotated[float, Gt(0)] = 1e-5
     epochs: Annotated[float, Gt(0)] = 10.0
     batch: Count = 8
     weight_decay: Annotated[float, Ge(0)] = 0.0
 
-    def change(self, work: Subject, request: Request, seed: int) -> None:
+    def change(self, work: Subject, request: Request, seed: int) -> Subject | None:
         finetune(work, new_facts(request, self, seed), settings(self, seed), name=self.name)
+        return None
 
 
 def new_facts(request: Request, edit: Edit, seed: int) -> list[Record]:

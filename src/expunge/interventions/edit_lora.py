@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from annotated_types import Gt
 
@@ -22,6 +22,8 @@ class EditLora(EditFinetune):
 
     As edit_finetune, with W + (α/r)·B·A in the place of W in every linear map of the blocks, α = 2r.
     """
+
+    rate: ClassVar[float] = 10.0
 
     lr: Annotated[float, Gt(0)] = 1e-4
     rank: Count = 8

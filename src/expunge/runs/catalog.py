@@ -16,6 +16,7 @@ from expunge.attacks import ATTACKS
 from expunge.benchmarks import BENCHMARKS
 from expunge.controls import CONTROLS
 from expunge.errors import ConfigError, Problem, nearest
+from expunge.interventions import INTERVENTIONS
 from expunge.methods import METHODS
 from expunge.metrics import METRICS
 from expunge.progress import say
@@ -31,6 +32,7 @@ KINDS: dict[str, Registry[Any]] = {
     "controls": CONTROLS,
     "metrics": METRICS,
     "attacks": ATTACKS,
+    "interventions": INTERVENTIONS,
     "benchmarks": BENCHMARKS,
     "transforms": Registry("transform", "expunge.training.transforms", "TRANSFORMS"),
     "selections": Registry("selection", "expunge.training.selections", "SELECTIONS"),
@@ -63,6 +65,7 @@ COLUMNS = {
     "controls": ("when", "bounds"),
     "metrics": ("facet", "better"),
     "attacks": ("threat", "injects"),
+    "interventions": ("family", "needs"),
     "benchmarks": ("parts", "oracle"),
     "transforms": ("cost",),
     "selections": ("unit", "cost"),

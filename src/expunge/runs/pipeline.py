@@ -141,28 +141,15 @@ class Pipeline:
             self._warn(
                 f"{recipe.method.name} changes what the model says, not what it knows: it erases no influence"
             )
-        inputs = {
-            **self._world(),
-            "refusals": self.job.request.refusals,
-            "method": recipe.method.model_dump(mode="json"),
-            "train": self.job.train.model_dump(
-                mode="json", exclude={"checkpoint_seconds", "report_to", "log_every"}
-            ),
-            "adapter": [recipe.adapter, recipe.lora.model_dump(mode="json")],
-            "reference": [recipe.reference, recipe.reference_budget, self._model("first")],
-            "axes": [part.model_dump(mode="json") for part in (*recipe.transform, *recipe.selection)],
-            **self._bar(),
-            **_code(*TRAIN_ROOMS),
-        }
         original = self.evidence["original"]
         work = lambda f: stages.unlearn(f, self.job, self.shelf, original)  # noqa: E731
-        self.unlearned = self._made_model("unlearn", "unlearned", inputs, work)
+        self.unlearned = self._made_model("unlearn", "unlearned", self._training(), work)
         self._warn(*self.known["unlearned"]["notes"])
 
     def _control(self, number: int, total: int) -> None:
         names = ", ".join(c.name for c in self.recipe.control) or "none"
         announce(number, total, f"control: {names}, keep {self.recipe.bar.keep:g}")
-        inputs = {**self._world(), "unlearned": self.marks["unlearned"], **self._bar(), **_code(*TRAIN_ROOMS)}
+        inputs = self._controlling("unlearned")
         original = self.evidence["original"]
         work = lambda f: stages.control(f, self.job, self.shelf, original)  # noqa: E731
         self.controlled = self._made_model("control", "controlled", inputs, work)
@@ -338,6 +325,27 @@ class Pipeline:
             "loading": [recipe.dtype, recipe.device, recipe.attention, recipe.max_length, recipe.access],
             "seed": recipe.seed,
         }
+
+    def _training(self) -> dict[str, Any]:
+        """What an unlearning depends on."""
+        recipe = self.recipe
+        return {
+            **self._world(),
+            "refusals": self.job.request.refusals,
+            "method": recipe.method.model_dump(mode="json"),
+            "train": self.job.train.model_dump(
+                mode="json", exclude={"checkpoint_seconds", "report_to", "log_every"}
+            ),
+            "adapter": [recipe.adapter, recipe.lora.model_dump(mode="json")],
+            "reference": [recipe.reference, recipe.reference_budget, self._model("first")],
+            "axes": [part.model_dump(mode="json") for part in (*recipe.transform, *recipe.selection)],
+            **self._bar(),
+            **_code(*TRAIN_ROOMS),
+        }
+
+    def _controlling(self, unlearned: str) -> dict[str, Any]:
+        """What the control of an unlearned model depends on."""
+        return {**self._world(), "unlearned": self.marks[unlearned], **self._bar(), **_code(*TRAIN_ROOMS)}
 
     def _bar(self) -> dict[str, Any]:
         controls = [c.model_dump(mode="json") for c in self.recipe.control]

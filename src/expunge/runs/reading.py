@@ -179,8 +179,7 @@ def _check_names(recipe: Recipe, places: _Places) -> list[Problem]:
     for i, method in enumerate(recipe.tune.methods if recipe.tune else ()):
         problems += _check_named(METHODS, method, places, "tune", "methods", str(i))
     for i, named in enumerate(recipe.compose.interventions if recipe.compose else ()):
-        path = ("compose", "interventions", str(i))
-        problems += _check_named(INTERVENTIONS, named, places, *path)
+        problems += _check_named(INTERVENTIONS, named, places, "compose", "interventions", str(i))
     if not problems:
         problems += _check_axes(recipe, places)
     names = [

@@ -175,13 +175,12 @@ class ComposeSettings(Part):
     interventions: tuple[Named, ...] = Field(
         (Named(name="edit_rank_one"), Named(name="gptq"), Named(name="wanda")),
         min_length=1,
-        description="edits, quantizers and prunings, as in [edit_lora, {gptq: {bits: 4}}, wanda]; a list alone "
-        "will do",
+        description="edits, quantizers and prunings: [edit_lora, {gptq: {bits: 4}}, wanda]; a list will do",
     )
     pairs: Literal["unlearn", "all"] = Field(
         "unlearn", description="each with unlearning in both orders, or also with one another"
     )
-    relearn: bool = Field(True, description="attack the edited and the unlearned model by held-out relearning")
+    relearn: bool = Field(True, description="attack edited and unlearned models by held-out relearning")
     latency: int = Field(32, ge=0, description="tokens timed per prompt; 0: none")
 
     @model_validator(mode="before")
