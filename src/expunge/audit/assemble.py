@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from expunge.audit.aims import judge_aims
 from expunge.audit.attack_rows import Direct, Entries, attack_rows, estimate, residual
 from expunge.audit.facts import certified, not_certified
 from expunge.audit.scorecard import (
@@ -25,6 +26,7 @@ from expunge.audit.scorecard import (
 )
 from expunge.audit.scores import forget_metric, metric_plan, score_models
 from expunge.audit.verdict import AuditFacts, Estimate, judge
+from expunge.audit.verification import Seen, verify_all
 from expunge.data.request import Request, fingerprint_records
 from expunge.evidence import Evidence, is_forget_side
 from expunge.metrics import compute, make_metric
@@ -86,7 +88,9 @@ def assemble(material: Material, head: Mapping[str, Any], cost: Sequence[CostRow
     direct = _direct(material, models, forget_metric(first))
     attacked, curves = _attacks(material, direct)
     flags = _flags(material, models)
-    verdict = judge(_facts(material, models, scores, direct, attacked, flags))
+    facts = _facts(material, models, scores, direct, attacked, flags)
+    verdict = judge(facts)
+    checks = verify_all(_seen(material, models, scores, direct, attacked))
     card = Scorecard(
         **head,
         profile=material.profile,
@@ -104,6 +108,8 @@ def assemble(material: Material, head: Mapping[str, Any], cost: Sequence[CostRow
         records=_records(material, models),
         flags=flags,
         verdict=verdict,
+        aims=judge_aims(facts, checks, material.request.target.aim),
+        checks=checks,
         cost=list(cost),
         limits=_limits(material, models, verdict.missing),
         shows_text=material.show_text,
@@ -198,6 +204,18 @@ def _facts(
         refusals=refusals["controlled"],
         original_refusals=refusals["original"],
     )
+
+
+def _seen(
+    material: Material,
+    models: Mapping[str, ModelEvidence],
+    scores: Mapping[tuple[str, str, str], Score],
+    direct: Direct,
+    attacked: Sequence[AttackRow],
+) -> Seen:
+    forms = {r.id: r.form for r in material.request["forget_hard"] if r.form}
+    entities = {**direct.entities, **{r.id: r.entity for r in material.request["forget_hard"]}}
+    return Seen(models, scores, attacked, forms, entities, direct.metric, EPSILON, material.seed)
 
 
 def _report_met(scores: Mapping[tuple[str, str, str], Score], metric: str, keep: float) -> bool | None:

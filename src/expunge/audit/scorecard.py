@@ -11,12 +11,15 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "AimRow",
     "AlphaPoint",
     "AttackRow",
+    "CheckRow",
     "ControlRecord",
     "CostRow",
     "CurvePoint",
     "Flag",
+    "Indistinguishable",
     "RecordRow",
     "ScoreRow",
     "Scorecard",
@@ -193,6 +196,44 @@ class Flag(Part):
     text: str = ""
 
 
+class CheckRow(Part):
+    """One verification: a question about the forgetting, answered yes, no or not at all."""
+
+    name: str
+    question: str
+    aim: str = Field(description="what it speaks for: erase_influence or remove_capability")
+    passed: bool | None = Field(description="None: not asked, or not resolved; `text` says why")
+    text: str
+    value: float | None = None
+    bound: float | None = Field(None, description="what `value` is held against")
+    low: float | None = None
+    high: float | None = None
+    evidence: list[str] = Field([], description="the rows it rests on: metric/split/model, or the attack")
+
+
+class AimRow(Part):
+    """One of the two things an unlearning may be for, judged apart from the other."""
+
+    aim: Literal["erase_influence", "remove_capability"]
+    asked: bool = Field(description="whether the request asked for it")
+    word: Literal["shown", "not shown", "not resolved"]
+    decided_by: str
+    reasons: list[str] = []
+
+
+class Indistinguishable(Part):
+    """How far the controlled model is from the oracle on the forget set, by tests over whole entities."""
+
+    metric: str
+    difference: float = Field(description="controlled − oracle, mean over records")
+    p_value: float = Field(description="two-sided, entities' signs flipped")
+    smallest_p: float = Field(description="the least p that this many entities can give")
+    entities: int
+    epsilon: float | None = Field(None, description="a lower bound on ε from the best attack tried")
+    delta: float | None = None
+    text: str = ""
+
+
 class Verdict(Part):
     """One word with its reasons, from the worst case over the attacks of a named profile, after control."""
 
@@ -263,6 +304,9 @@ class Scorecard(Part):
     records: list[RecordRow] = []
     flags: list[Flag] = []
     verdict: Verdict
+    aims: list[AimRow] = Field([], description="influence erasure and capability removal, apart")
+    checks: list[CheckRow] = Field([], description="the verification suite")
+    indistinguishable: Indistinguishable | None = Field(None, description="None: there is no oracle")
     cost: list[CostRow] = []
     ratio_to_retraining: float | None = None
     ratio_basis: Literal["measured", "estimated"] | None = None
