@@ -12,7 +12,7 @@ from annotated_types import Ge, Gt
 
 from expunge.data.records import Record
 from expunge.explain.base import ATTRIBUTIONS, Attributed, Attribution
-from expunge.explain.record_gradients import Gradients
+from expunge.explain.record_gradients import Gradients, matching
 from expunge.progress import track
 from expunge.subjects.subject import Subject
 from expunge.training.curvature import Labels, language_problem, linear_weights, make_solver
@@ -32,10 +32,11 @@ __all__ = ["Influence"]
 class Influence(Attribution):
     """The rise of the query's loss were the record left out, by influence functions: g_qᵀ (F + δI)⁻¹ g_z.
 
-    F: the Fisher of the summed answer NLL of `records`, Kronecker-factored with corrected eigenvalues (or by
-    `kfac`, `diagonal`), over the linear maps of the blocks; δ = `damping` times F's mean eigenvalue. Labels
-    are drawn from the model, `gold` takes the records' own. `max_rows` records, drawn by the seed, stand for
-    all of them in F. Grosse et al. 2023 (arXiv 2308.03296), who take δ = 0.1 times it per matrix.
+    F: the Fisher of the summed answer NLL of `records`, Kronecker-factored with corrected eigenvalues (or
+    `kfac`, `diagonal`), over the linear maps of the blocks whose names `match`; δ = `damping` times F's mean
+    eigenvalue. Labels are drawn from the model, `gold` takes the records' own. `max_rows` records, drawn by
+    the seed, stand for all of them in F. Grosse et al. 2023 (arXiv 2308.03296), who take δ = 0.1 times the
+    mean eigenvalue of each matrix.
     """
 
     engine: Literal["own", "kronfluence"] = "own"
@@ -43,6 +44,7 @@ class Influence(Attribution):
     damping: Annotated[float, Gt(0)] = 0.1
     labels: Labels = "sampled"
     max_rows: Annotated[int, Ge(1)] = 512
+    match: str = ""
 
     def attribute(
         self, subject: Subject, queries: Sequence[Record], records: Sequence[Record], *, seed: int = 0
@@ -52,7 +54,7 @@ class Influence(Attribution):
             from expunge.explain.kronfluence_engine import kronfluence_scores
 
             return Attributed(*ids, kronfluence_scores(subject, queries, records, self, seed))
-        with differentiable(subject, linear_weights(subject.model)) as chosen:
+        with differentiable(subject, self.names(subject)) as chosen:
             problem = language_problem(subject, records, chosen, max_rows=self.max_rows, seed=seed)
             delta = self.damping * problem.mean_eigenvalue(self.labels)
             solver = make_solver(self.curvature, problem, delta, labels=self.labels)
@@ -64,3 +66,8 @@ class Influence(Attribution):
                     columns.append((solved @ gradients.flat(record)).cpu().numpy())
                     advance()
         return Attributed(*ids, np.stack(columns, axis=1))
+
+    def names(self, subject: Subject) -> list[str]:
+        """The weights that influence is taken through."""
+        maps = set(linear_weights(subject.model))
+        return [name for name in matching(subject, self.match) if name in maps]

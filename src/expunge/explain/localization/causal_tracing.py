@@ -57,8 +57,9 @@ class CausalTracing(Localizer):
     The embeddings of the entity's tokens get Gaussian noise of `noise` standard deviations of the embedding
     matrix; then the output of one `part` (block, mlp, attention) at one prompt token is what it was in the
     clean run. Indirect effect = p(restored) − p(corrupted), p = exp(mean log-probability of the answer), mean
-    over `samples` draws. `window` layers around are restored together. Map: the maximum over tokens. Mask:
-    that part of the `keep` layers with the largest mean effect. Meng et al. 2022 (arXiv 2202.05262): 3
+    over `samples` draws. `window` layers around are restored together. Map: the maximum over tokens, less its
+    mean over `compare` retain records: first blocks help any name. Mask: that part of the `keep` layers with
+    the largest mean. Meng et al. 2022 (arXiv 2202.05262): 3
     deviations, 10 samples, windows of 10 of 48 layers.
     """
 
@@ -67,6 +68,7 @@ class CausalTracing(Localizer):
     samples: Annotated[int, Ge(1)] = 10
     window: Annotated[int, Ge(1)] = 1
     keep: Annotated[int, Ge(1)] = 1
+    compare: Annotated[int, Ge(0)] = 8
 
     def localize(self, subject: Subject, case: Case) -> Localization:
         subject.need("hidden", "weights", what="causal tracing")
@@ -74,14 +76,17 @@ class CausalTracing(Localizer):
         if not records:
             what, fix = "needs records with a prompt", "Use gradient_saliency for documents"
             raise DataError(Problem("localizer.causal_tracing", what, fix))
+        others = [record for record in case.retain if not record.is_document][: self.compare]
         effects, details = [], {}
-        with track("causal tracing", len(records)) as advance:
-            for record in records:
+        with track("causal tracing", len(records) + len(others)) as advance:
+            for record in (*records, *others):
                 found, total, span = self._trace(subject, record, case.seed)
                 effects.append(found.max(axis=1))
                 details[record.id] = {"effects": found.tolist(), "total": total, "entity": list(span)}
                 advance()
-        layers, found_map = tuple(range(len(blocks(subject.model)))), np.array(effects)
+        layers, found_map = tuple(range(len(blocks(subject.model)))), np.array(effects[: len(records)])
+        if others:
+            found_map = found_map - np.mean(effects[len(records) :], axis=0)
         best = np.argsort(-found_map.mean(0), kind="stable")[: self.keep].tolist()
         mask = block_mask(subject.model, best, self.part)
         return Localization(tuple(r.id for r in records), layers, found_map, mask, details=details)
@@ -118,7 +123,7 @@ class CausalTracing(Localizer):
 
     def _noise(self, subject: Subject, length: int, seed: int) -> Tensor:
         """[samples, length, D], the same for every layer and token"""
-        weight = subject.model.get_input_embeddings().weight  # type: ignore[operator]
+        weight = subject.model.get_input_embeddings().weight.detach()  # type: ignore[operator]
         generator = torch.Generator().manual_seed(seed % 2**63)
         drawn = torch.randn(self.samples, length, weight.shape[1], generator=generator)
         return (self.noise * float(weight.float().std()) * drawn).to(weight)
