@@ -37,6 +37,7 @@ class Outcome:
     the record's leak is then the maximum over them.
     `values`: split → record id → how much the model knows of it, in [0, 1], where the attack has a score of
     its own called `metric` (a chance to leak, a choice, a depth); no evidence is scored then.
+    `aside`: why this outcome stands beside the others for comparison only and is no leak, whatever it says.
     """
 
     config: Mapping[str, Any]
@@ -46,6 +47,7 @@ class Outcome:
     details: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     metric: str = ""
+    aside: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class Attack(ABC):
     threat: query | logprob | fine-tune | white-box. kind: weights | prompts | decoding | read-out.
     injects: nothing | format | related facts | the answer. tier: 1 belongs to every complete audit, 2 to a
     deep one, 3 is optional. profiles: those it runs in. peers: models beside the attacked one that it needs.
-    line: the recovery above which it counts as a leak (ε where the card does not say).
+    line: the recovery above which it counts as a leak (ε where the card does not say). aside: why nothing it
+    finds is a leak (what it counts against, if anything). budget: in plain words, what it spends.
     """
 
     name: ClassVar[str]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -26,7 +25,7 @@ from expunge.audit.recovery import (
 from expunge.audit.scorecard import AttackRow, CurvePoint
 from expunge.errors import NotComputable
 from expunge.metrics.base import Score
-from expunge.stats import Clusters, seed_from
+from expunge.stats import Clusters, percentile_interval, seed_from
 
 __all__ = ["Direct", "attack_rows", "residual"]
 
@@ -66,52 +65,122 @@ def estimate(score: Score | None) -> Estimate | None:
     return None if score is None or score.value is None else Estimate(score.value, score.low, score.high)
 
 
+Sweep = Mapping[str, Mapping[str, Entries]]
+"""Configuration, as JSON → model → its entries."""
+
+
 def attack_rows(
     name: str, results: Mapping[str, Entries], direct: Direct
 ) -> tuple[list[AttackRow], list[CurvePoint]]:
-    """The rows of one attack (one per configuration, and the worst of them) and its curves over steps."""
+    """The rows of one attack (one per configuration, and the worst of them) and its curves over steps.
+
+    The worst is a maximum over configurations, so they must be scored alike: by one metric, on the same
+    records. Where an attack scores in several ways or on several sets of records, each has its own worst. An
+    outcome that is set aside has a row and no recovery.
+    """
     configs: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
     for model, entries in results.items():
         for entry in entries:
             key = json.dumps(entry["config"], sort_keys=True)
             configs.setdefault(key, {}).setdefault(model, []).append(entry)
-    if not configs:
-        return [], []
-    rows = [_row(name, json.loads(key), models, direct) for key, models in configs.items()]
-    if first_covers_all(configs):
-        # its first outcome is the maximum over the others
-        rows[0] = rows[0].model_copy(update={"worst": True})
-    elif len({row.metric for row in rows}) > 1:  # no maximum over scores of different kinds
-        top = max(range(len(rows)), key=lambda i: -math.inf if (r := rows[i].recovery) is None else r)
-        rows[top] = rows[top].model_copy(update={"worst": True})
-    elif len(rows) > 1:
-        everything = {model: [e for e in entries if e["step"] != 0] for model, entries in results.items()}
-        worst = _row(name, {"worst of": len(rows)}, everything, direct, timed=False)
-        timed = [r for r in rows if r.ain is not None or r.excess_area is not None]
-        if timed:  # the fastest configuration against the oracle's own fastest
-            worst = worst.model_copy(update=_fastest(timed))
-        rows.append(worst.model_copy(update={"worst": True}))
-    else:
-        rows[0] = rows[0].model_copy(update={"worst": True})
-    curves = [point for key, models in configs.items() for point in _curve(name, key, models, direct)]
+    leaking = {k: m for k, m in configs.items() if not any(e.get("aside") for e in _all(m))}
+    alike: dict[Any, dict[str, Mapping[str, Entries]]] = {}
+    for key, models in leaking.items():
+        alike.setdefault(_own_metric(models), {})[key] = models
+    rows = [
+        row for sweep in alike.values() for part in _comparable(sweep) for row in _sweep(name, part, direct)
+    ]
+    rows += [_aside_row(name, json.loads(k), m, direct) for k, m in configs.items() if k not in leaking]
+    curves = [point for key, models in leaking.items() for point in _curve(name, key, models, direct)]
     return rows, curves
 
 
-def first_covers_all(configs: Mapping[str, Mapping[str, Entries]]) -> bool:
+def _all(models: Mapping[str, Entries]) -> Iterator[Mapping[str, Any]]:
+    return (entry for entries in models.values() for entry in entries)
+
+
+def _own_metric(models: Mapping[str, Entries]) -> str:
+    return next((e.get("metric", "") for e in _all(models)), "")
+
+
+def _comparable(sweep: Sweep) -> list[Sweep]:
+    """The sweep in parts that score the same records; whole where its first outcome stands for all."""
+    if first_covers_all(sweep):
+        return [sweep]
+    parts: dict[frozenset[str], dict[str, Mapping[str, Entries]]] = {}
+    for key, models in sweep.items():
+        scored = frozenset(next(_all(models))["entities"].get("forget", ()))
+        parts.setdefault(scored, {})[key] = models
+    return list(parts.values())
+
+
+def _sweep(name: str, sweep: Sweep, direct: Direct) -> list[AttackRow]:
+    """A row per configuration, and one of the worst: the maximum, taken again in each bootstrap draw."""
+    rows = [_row(name, json.loads(key), models, direct) for key, models in sweep.items()]
+    if len(rows) == 1 or first_covers_all(sweep):  # its first outcome is the maximum over the others
+        return [rows[0].model_copy(update={"worst": True}), *rows[1:]]
+    everything: dict[str, list[Mapping[str, Any]]] = {}
+    for models in sweep.values():
+        for model, entries in models.items():
+            everything.setdefault(model, []).extend(e for e in entries if e["step"] != 0)
+    worst = _row(name, {"worst of": len(rows)}, everything, direct, timed=False)
+    timed = [r for r in rows if r.ain is not None or r.excess_area is not None]
+    if timed:  # the fastest configuration against the oracle's own fastest
+        worst = worst.model_copy(update=_fastest(timed))
+    return [*rows, worst.model_copy(update={"worst": True})]
+
+
+def first_covers_all(configs: Sweep) -> bool:
     """Whether the first configuration stands for more records than the others: not all have every form."""
-    counts = [len(next(iter(models.values()))[0]["entities"]["forget"]) for models in configs.values()]
+    counts = [len(next(_all(models))["entities"].get("forget", ())) for models in configs.values()]
     return len(set(counts)) > 1 and counts[0] == max(counts)
+
+
+def _aside_row(name: str, config: dict[str, Any], models: Mapping[str, Entries], direct: Direct) -> AttackRow:
+    """What each model did, without a recovery: shown for comparison, no leak by itself.
+
+    `details["excess"]`: controlled − original with its paired interval, on the records both were scored on.
+    """
+    card, entry = ATTACKS.card(name).fields, next(_all(models))
+    split = next(iter(entry["scores"]))
+    metric = entry.get("metric") or direct.metric
+    tables = {m: e[-1]["scores"][split][metric] for m, e in models.items() if e}
+    means = {m: _highest([t]) for m, t in tables.items()}
+    details = dict(models["controlled"][-1]["details"]) if models.get("controlled") else {}
+    if "controlled" in tables and "original" in tables:
+        ids, (ours, before) = align(tables["controlled"], tables["original"])
+        clusters = Clusters([_entity(entry, split, i, direct) for i in ids], seed_from(direct.seed, "attack"))
+        details["excess"] = [
+            float((ours - before).mean()),
+            *percentile_interval(clusters.ratio(ours - before)),
+        ]
+    return AttackRow(
+        attack=name,
+        config=config,
+        threat=card["threat"],
+        kind=card["kind"],
+        injects=card["injects"],
+        metric=metric,
+        split=split,
+        **{m: means.get(m) for m in ("original", "controlled", "oracle")},
+        reason=entry["aside"],
+        n=len(next(iter(tables.values()))),
+        details=details,
+    )
+
+
+def _entity(entry: Mapping[str, Any], split: str, record: str, direct: Direct) -> str:
+    return direct.entities.get(record) or f"{split}:{entry['entities'][split].get(record, record)}"
 
 
 def _row(
     name: str, config: dict[str, Any], models: Mapping[str, Entries], direct: Direct, *, timed: bool = True
 ) -> AttackRow:
     card = ATTACKS.card(name).fields
-    own_metric = next((e.get("metric", "") for entries in models.values() for e in entries), "")
+    own_metric = _own_metric(models)
     metric = own_metric or direct.metric
     tables = {
-        m: [e["scores"]["forget"][metric] for e in entries if e["step"] != 0]
-        for m, entries in models.items()
+        m: [e["scores"]["forget"][metric] for e in entries if e["step"] != 0] for m, entries in models.items()
     }
     details = dict(models["controlled"][-1]["details"]) if models.get("controlled") else {}
     row = AttackRow(

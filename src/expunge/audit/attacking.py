@@ -52,7 +52,7 @@ def run_attack(attack: Attack, subject: Subject, field: Field) -> list[dict[str,
     score of its own has that one instead (`metric`).
     """
     entries = []
-    known = {r.id: r.entity for records in field.scored().values() for r in records}
+    known = {r.id: r.entity for records in field.request.splits.values() for r in records}
     target = subject.unwrapped() if attack.card.fields["threat"] in WHITE_BOX else subject
     about = {} if target is subject else {"attacked": "the model behind the wrapper"}
     for outcome in attack.run(target, field):
@@ -71,6 +71,7 @@ def run_attack(attack: Attack, subject: Subject, field: Field) -> list[dict[str,
                 "config": dict(outcome.config),
                 "step": outcome.step,
                 "metric": outcome.metric,
+                "aside": outcome.aside or attack.card.fields.get("aside", ""),
                 "details": {**outcome.details, **about},
                 "scores": scores,
                 "entities": entities,

@@ -18,6 +18,9 @@ __all__ = [
 TIER_1 = (*(card.name for card in ATTACKS.cards() if card.fields["tier"] == 1), "mia")
 """Attacks of a complete audit; the verdict names those that were not run."""
 
+ASIDE = frozenset(card.name for card in ATTACKS.cards() if card.fields.get("aside"))
+"""Attacks that find no leak by themselves: nothing is missing where they have no recovery."""
+
 DORMANT = 0.5  # relearned in less than half of the oracle's steps
 
 
@@ -129,7 +132,7 @@ class AuditFacts:
 
     def _silent(self) -> list[str]:
         wanted = {*self.declared, *self.skipped, *(row.attack for row in self.attacks)}
-        return sorted(wanted - {row.attack for row in self.measured()})
+        return sorted(wanted - ASIDE - {row.attack for row in self.measured()})
 
     def _why(self, name: str) -> str:
         said = sorted({row.reason for row in self.attacks if row.attack == name and row.reason})
