@@ -146,7 +146,7 @@ class ComposePipeline(Pipeline):
         self.measures: list[Measure] = measures(list(self.splits))
 
     def _filled(self, named: Named) -> dict[str, Any]:
-        """An edit that trains takes the recipe's learning rate where it has none, a LoRA ten times it."""
+        """An edit that trains takes its share of the recipe's learning rate where it is given none."""
         rate = getattr(INTERVENTIONS.get(named.name), "rate", None)
         given = {"lr": rate * self.job.train.lr} if rate else {}
         return {**given, **named.settings}

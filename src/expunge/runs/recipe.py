@@ -173,7 +173,7 @@ class ComposeSettings(Part):
     """What else is done to the model, before unlearning and after it."""
 
     interventions: tuple[Named, ...] = Field(
-        (Named(name="edit_rank_one"), Named(name="gptq"), Named(name="wanda")),
+        (Named(name="edit_finetune"), Named(name="gptq"), Named(name="wanda")),
         min_length=1,
         description="edits, quantizers and prunings: [edit_lora, {gptq: {bits: 4}}, wanda]; a list will do",
     )
