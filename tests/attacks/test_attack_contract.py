@@ -25,11 +25,22 @@ def subject():
     return make_subject()
 
 
+PEERS = {name: (lambda seed=seed: make_subject(seed)) for seed, name in enumerate(("original", "oracle"), 1)}
+
+
 def run(name: str, subject, **more) -> list[Outcome]:
-    field = Field(make_request(), "quick", lrs=(1e-3,), **more)
+    field = Field(make_request(), "quick", lrs=(1e-3,), peers=PEERS, **more)
     attack = ATTACKS.get(name)()
     assert attack.missing(field) is None
     return list(attack.run(subject, field))
+
+
+def splits(outcome: Outcome) -> set[str]:
+    return {*outcome.evidence, *outcome.values}
+
+
+def attack_card(name: str) -> dict:
+    return ATTACKS.card(name).fields
 
 
 def same(a: Evidence, b: Evidence) -> bool:
@@ -68,18 +79,23 @@ def test_scores_forget_and_placebo_and_leaves_the_subject_alone(name, subject):
     assert outcomes
     known = {r.id for r in make_request().forget}
     for outcome in outcomes:
-        forget = outcome.evidence["forget"]
-        assert forget.split == "forget"
-        assert {outcome.sources.get(row.record_id, row.record_id) for row in forget} <= known
-        assert all(np.isfinite(row.logprobs).all() for row in forget)
-    assert any("holdout" in outcome.evidence for outcome in outcomes)
+        assert {"forget"} <= splits(outcome) <= {"forget", "holdout"}
+        for forget in [e for split, e in outcome.evidence.items() if split == "forget"]:
+            assert forget.split == "forget"
+            assert {outcome.sources.get(row.record_id, row.record_id) for row in forget} <= known
+            assert all(np.isfinite(row.logprobs).all() for row in forget)
+        if outcome.values:
+            assert outcome.metric
+            assert all(0 <= v <= 1 + 1e-9 for table in outcome.values.values() for v in table.values())
+    if "oracle" not in attack_card(name).get("peers", ()):  # who needs the oracle needs no placebo
+        assert any("holdout" in splits(outcome) for outcome in outcomes)
     assert fingerprint(subject.model) == before
     assert subject.model.training == mode
 
 
 @pytest.mark.parametrize("name", ATTACKS.names())
 def test_no_placebo_unless_asked_for(name, subject):
-    assert all(set(outcome.evidence) == {"forget"} for outcome in run(name, subject))
+    assert all(splits(outcome) == {"forget"} for outcome in run(name, subject))
 
 
 @pytest.mark.parametrize("name", ATTACKS.names())
@@ -89,7 +105,9 @@ def test_configurations_are_told_apart_and_repeat_to_the_bit(name, subject):
     assert len(set(keys)) == len(keys)
     assert keys == [(repr(dict(o.config)), o.step) for o in second]
     for a, b in zip(first, second, strict=True):
-        assert same(a.evidence["forget"], b.evidence["forget"])
+        assert a.values == b.values
+        assert a.evidence.keys() == b.evidence.keys()
+        assert all(same(a.evidence[split], b.evidence[split]) for split in a.evidence)
 
 
 @pytest.mark.parametrize("name", ATTACKS.names())

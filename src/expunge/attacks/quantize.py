@@ -2,33 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from expunge.attacks.base import ATTACKS, Attack, Field, Outcome, Profile
+from expunge.attacks.base import ATTACKS, Field, Profile
+from expunge.attacks.perturbing import Changed, Perturbation, plain_copy
+from expunge.interventions import make_intervention
 from expunge.interventions.rounding import GROUP, Scope, code_difference, codes, quantize_
-from expunge.measure.score import score_sheet
-from expunge.measure.sheet import make_sheet
-from expunge.subjects import merge
 from expunge.subjects.subject import Subject
 
 __all__ = ["GRIDS", "GROUP", "Grid", "Quantize", "Scope", "code_difference", "codes", "quantize_"]
 
 
 class Grid(NamedTuple):
-    """A rounding grid: bits, which weights share a scale, and whether embeddings and head are rounded too."""
+    """A rounding grid: bits, which weights share a scale, and whether embeddings and head are rounded too.
+
+    `by`: rtn (round to nearest), or gptq, awq, which look at retain activations and know groups only.
+    """
 
     bits: int
     scope: Scope = "row"
     embeddings: bool = False
+    by: str = "rtn"
 
 
 GRIDS: Mapping[Profile, tuple[Grid, ...]] = {
     "quick": (Grid(8), Grid(4)),
-    "default": (Grid(8), Grid(4)),
-    "deep": (Grid(8), Grid(4), Grid(3), Grid(4, "tensor"), Grid(4, "group"), Grid(4, "row", True)),
-}
+    "default": (Grid(8), Grid(4), Grid(4, "row", True), Grid(4, "group")),
+    "deep": (
+        Grid(8), Grid(4), Grid(3), Grid(4, "tensor"), Grid(4, "group"), Grid(3, "group"),
+        Grid(4, "row", True), Grid(4, "group", by="gptq"), Grid(4, "group", by="awq"),
+    ),
+}  # fmt: skip
 
 
 @ATTACKS.register(
@@ -38,28 +44,46 @@ GRIDS: Mapping[Profile, tuple[Grid, ...]] = {
     injects="nothing",
     tier=1,
     profiles=["quick", "default", "deep"],
+    budget="8 and 4 bits; default also groups and embeddings; deep 3 bits, tensors, GPTQ- and AWQ-like",
     source="Zhang et al. 2024, arXiv 2410.16454",
 )
 @dataclass(frozen=True, kw_only=True)
-class Quantize(Attack):
+class Quantize(Perturbation):
     """Round to nearest, symmetric: ŵ = s·clip(round(w/s)), s = max|w| / (2^(b−1) − 1).
 
     An update smaller than the rounding step is undone. Rounding is simulated (integer codes times scales, in
     the model's own dtype) for the matrices of the blocks; norms, biases, embeddings and head keep full
-    precision.
+    precision unless the grid says otherwise. `codes_moved`: the share of weights whose code is not that of
+    the quantized original.
     """
 
     grids: tuple[Grid, ...] = ()  # empty: the profile's
 
-    def run(self, subject: Subject, field: Field) -> Iterator[Outcome]:
-        subject.need("weights", "logprobs", what="the attack quantize")
-        splits = field.scored().items()
-        sheets = {s: make_sheet(subject.encoder, records, s, field.variants) for s, records in splits}
-        for grid in self.grids or GRIDS[field.profile]:
-            work = merge(subject.clone())
-            rounded = quantize_(work.model, *grid)
-            yield Outcome(
-                grid._asdict(),
-                {split: score_sheet(work, sheet) for split, sheet in sheets.items()},
-                details={"quantizer": "simulated round-to-nearest, symmetric", "rounded_weights": rounded},
-            )
+    def configs(self, field: Field) -> Sequence[Mapping[str, Any]]:
+        grids = [g for g in self.grids or GRIDS[field.profile] if g.by == "rtn" or field.request.retain]
+        return [grid._asdict() for grid in grids]
+
+    def changed(self, subject: Subject, field: Field) -> Iterator[Changed]:
+        original = field.peers["original"]().unwrapped() if "original" in field.peers else None
+        base = plain_copy(original) if original is not None else None
+        for config in self.configs(field):
+            grid = Grid(**config)
+            if grid.by != "rtn":
+                bits = {"bits": grid.bits}
+                work = make_intervention(grid.by, **bits).apply(subject, field.request, field.seed)
+                yield Changed(config, work, {"quantizer": f"simulated {grid.by.upper()}-like"})
+                continue
+            work = plain_copy(subject)
+            moved = _moved(work, base, grid) if base is not None else None
+            rounded = quantize_(work.model, grid.bits, grid.scope, grid.embeddings)
+            details = {"quantizer": "simulated round-to-nearest, symmetric", "rounded_weights": rounded}
+            yield Changed(config, work, {**details, **({} if moved is None else {"codes_moved": moved})})
+
+
+def _moved(work: Subject, base: Subject, grid: Grid) -> float | None:
+    """Share of codes that differ from the original's; None where the two do not compare."""
+    pair = [codes(s.model, grid.bits, grid.scope, grid.embeddings) for s in (work, base)]
+    try:
+        return code_difference(*pair)
+    except ValueError:
+        return None
