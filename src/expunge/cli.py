@@ -214,6 +214,26 @@ def show(
 
 
 @app.command()
+def explain(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run.")],
+    localizer: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="See: expunge list localizers. Repeatable.")
+    ] = None,
+    attribution: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="See: expunge list attributions. Repeatable.")
+    ] = None,
+    records: Annotated[int, typer.Option(help="Forget records that are traced one by one.")] = 8,
+) -> None:
+    """Say where forgotten records sat, what remains of them by layer, and why others stayed or fell."""
+    from expunge.runs.explaining import explain_run
+
+    page = explain_run(
+        run_folder, localizers=localizer or (), attributions=attribution or (), records=records
+    )
+    typer.echo(str(page))
+
+
+@app.command()
 def report(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Run folders; two or more are compared.")
@@ -236,8 +256,8 @@ def list_(
         str,
         typer.Argument(
             metavar="KIND",
-            help="methods, controls, metrics, attacks, benchmarks, transforms, selections, retain_losses, "
-            "optimizers or runs.",
+            help="methods, controls, metrics, attacks, benchmarks, localizers, attributions, transforms, "
+            "selections, retain_losses, optimizers or runs.",
         ),
     ],
     name: Annotated[str | None, typer.Argument(help="One of them, in full, with its settings.")] = None,

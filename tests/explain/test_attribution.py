@@ -152,5 +152,3 @@ def test_leave_one_out_retraining_agrees():
         scores = made.attribute(whole, queries, facts).scores
         ranks = [spearmanr(a, b).statistic for a, b in zip(scores, moved, strict=True)]
         assert np.mean(ranks) > 0.6, (name, ranks)
-        if name == "ekfac":  # in units of the loss: the step δ⁻¹ times the dot product would overshoot
-            assert 0.4 < np.polyfit(moved.ravel(), scores.ravel(), 1)[0] < 2.0

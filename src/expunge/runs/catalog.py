@@ -16,6 +16,7 @@ from expunge.attacks import ATTACKS
 from expunge.benchmarks import BENCHMARKS
 from expunge.controls import CONTROLS
 from expunge.errors import ConfigError, Problem, nearest
+from expunge.explain.base import ATTRIBUTIONS, LOCALIZERS
 from expunge.interventions import INTERVENTIONS
 from expunge.methods import METHODS
 from expunge.metrics import METRICS
@@ -34,6 +35,8 @@ KINDS: dict[str, Registry[Any]] = {
     "attacks": ATTACKS,
     "interventions": INTERVENTIONS,
     "benchmarks": BENCHMARKS,
+    "localizers": LOCALIZERS,
+    "attributions": ATTRIBUTIONS,
     "transforms": Registry("transform", "expunge.training.transforms", "TRANSFORMS"),
     "selections": Registry("selection", "expunge.training.selections", "SELECTIONS"),
     "retain_losses": Registry("retain_loss", "expunge.training", "RETAIN_LOSSES"),
@@ -70,6 +73,8 @@ COLUMNS = {
     "transforms": ("cost",),
     "selections": ("unit", "cost"),
     "optimizers": ("needs",),
+    "localizers": ("unit", "access"),
+    "attributions": ("uses", "cost"),
     "retain_losses": (),
 }
 
