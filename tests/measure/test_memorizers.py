@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from expunge.data.records import Record
-from expunge.measure import take_evidence
+from expunge.measure import EvidencePlan, take_evidence
 from expunge.metrics.base import METRICS
 from expunge.training import TrainSettings, finetune
 from tiny_models import byte_level_backend, make_subject, metaspace_backend, tokenizer_of, unigram_backend
@@ -23,6 +23,12 @@ TOKENIZERS = {
 }
 NAMES = ("Ada Lund", "Basil Okoro", "Ilm")
 PLACES = ("Tarn", "the Blue Heron", "Vess, in 1987")
+
+
+WORD_FOR_WORD = (
+    "extraction_strength", "exact_memorization", "rouge1_recall", "rouge1_precision", "rougeL_recall",
+    "rougeL_f",
+)  # fmt: skip
 
 
 def records():
@@ -45,9 +51,12 @@ def test_full_memorizer_scores_one(name):
         subject.encoder.max_length = 96
         settings = TrainSettings(epochs=120, lr=4e-3, batch=9, weight_decay=0.0)
         finetune(subject, records(), settings)
-    evidence = take_evidence(subject, {"forget": records()})
-    for metric in ("extraction_strength", "exact_memorization", "rouge1_recall", "rougeL_recall", "rougeL_f"):
+    plan = EvidencePlan(annotators=("prefixes", "short_answers", "embeddings", "entailment"))
+    evidence = take_evidence(subject, {"forget": records()}, plan=plan)
+    for metric in (*WORD_FOR_WORD, "ps_exact", "ps_similar", "knowmem", "entailment_score"):
         assert METRICS.get(metric)().score(evidence, "forget").value == 1.0, metric
+    alike = METRICS.get("semantic_similarity")().score(evidence, "forget")
+    assert alike.value == pytest.approx(1.0)
     assert METRICS.get("probability")().score(evidence, "forget").value > 0.98
     for record, row in zip(records(), evidence["forget"], strict=True):
         assert row.generated == record.answer

@@ -174,7 +174,7 @@ def slow_prefixes(subject, record, limit):
 
 @pytest.mark.parametrize("knowledge", ["memorizing", "half-forgetting", "random"])
 def test_prefixes_equal_a_decoding_for_each(knowledge):
-    subject, records = knowing(knowledge), facts()[:40]
+    subject, records = knowing(knowledge), facts()[: 40 if knowledge == "half-forgetting" else 12]
     evidence = evidence_of(subject, records, "prefixes")
     limit = 8 + max(len(subject.encoder.encode(r).answer_ids) for r in records)
     for record in records:
@@ -189,7 +189,7 @@ def test_prefixes_equal_a_decoding_for_each(knowledge):
 
 @pytest.mark.parametrize("backend", [byte_level_backend, metaspace_backend])
 def test_prefixes_of_other_tokenizers_and_reworded_questions(backend):
-    subject, records = make_subject(tokenizer=tokenizer_of(backend(), bos=True), spread=0.3), some_records(2)
+    subject, records = make_subject(tokenizer=tokenizer_of(backend(), bos=True), spread=0.3), some_records(1)
     evidence = evidence_of(subject, records, "prefixes", variants=("gold", "paraphrased_prompt"))
     limit = 8 + max(len(subject.encoder.encode(r).answer_ids) for r in records)
     for record in records:
@@ -293,6 +293,14 @@ def test_short_answers_are_the_beginning_of_the_long_ones():
         rows = evidence_of(subject, records, "short_answers", settings={"short_answers": {"tokens": 2}})
         for row in rows:
             assert row.extra["short_answer"].split() == row.generated.split()[:2]
+
+
+def test_generation_cut_at_end_token():
+    subject = knowing("memorizing")
+    rows = take_evidence(subject, {"f": facts()[:30]}, plan=EvidencePlan(("gold",)))["f"]
+    told = [row for row in rows if row.hits.all()]
+    assert len(told) > 20
+    assert all((row.generated, row.finish_reason) == (row.answer, "end") for row in told)
 
 
 # Letters ----------------------------------------------------------------------------------------------

@@ -292,6 +292,15 @@ def test_fe_truth_ratio_polarity():
     assert told_apart.value == pytest.approx(1 - (0 + 0.5 + 0.9 + 0 + 0) / 5)
 
 
+def test_truth_ratio_one_minus_variant_named():
+    """The paper's 1 − min(r, 1/r) stands under a name of its own."""
+    rows = [row(0.5), row(0.125, variant="perturbed:0"), row(0.5, variant="paraphrased_answer:0")]
+    part = CloserLookForgetEfficacy().components("forget")[2][1]
+    assert part.name == "one_minus_truth_ratio"
+    assert part.score(forget(*rows), "forget").value == pytest.approx(0.75)
+    assert compute("truth_ratio_closer_to_1", forget(*rows), "forget").value == pytest.approx(0.25)
+
+
 def test_aggregates_name_what_is_missing_and_who_read_it():
     bare = {
         split: Evidence(split, [replace(r, extra={}) for r in part])
