@@ -15,7 +15,7 @@ from expunge.errors import ExpungeError
 from expunge.interventions import make_intervention
 from expunge.interventions.matrices import matrices
 from expunge.interventions.rounding import grid_codes
-from expunge.runs.chains import UNLEARN, chains, completed, labeled, stored_bits
+from expunge.runs.chains import UNLEARN, chains, check_chains, completed, labeled, stored_bits
 from expunge.runs.recipe import ComposeSettings, Named
 from expunge.subjects import load_subject
 from tiny_world import SECRETS, Said, command, inside, listing, rows, write_recipe, write_rows
@@ -43,6 +43,16 @@ def test_pairs_are_ordered_and_stand_beside_each_alone():
     }
     every = chains(["rtn", "wanda"], "all")
     assert {*every} - {*found} == {("rtn", "wanda"), ("wanda", "rtn")}
+
+
+def test_longer_chains_are_made_both_ways():
+    long = ("rtn", UNLEARN, "wanda")
+    found = chains(["rtn", "wanda"], "unlearn", [long, (UNLEARN, "rtn")])
+    assert found[-2:] == [long, long[::-1]]
+    assert len(found) == len(set(found))
+    told = [str(p) for p in check_chains([(UNLEARN, "rnt"), ()], ["rtn"])]
+    assert "rtn" in told[0]
+    assert "empty" in told[1]
 
 
 def test_two_of_a_name_have_labels_of_their_own():
@@ -220,6 +230,7 @@ def test_a_killed_composition_goes_on_and_a_longer_one_repeats_nothing(said, dat
     assert command("compose", write_world(compose=longer)).code != 0
     assert len(seen) == 2
     monkeypatch.setattr(file, "save_subject", real)
+    longer["chains"] = [["rtn", UNLEARN, "edit_finetune"]]
     again = command("compose", write_world(compose=longer), "--json")
     assert again.code == 0, again.err
     after = listing(Path("runs/.cache"))
@@ -228,7 +239,10 @@ def test_a_killed_composition_goes_on_and_a_longer_one_repeats_nothing(said, dat
     now = json.loads((FOLDER / "run.json").read_text(encoding="utf-8"))["stages"]
     assert all(now[name]["key"] == stages[name]["key"] for name in stages)
     longer_data = json.loads(again.out)
-    assert [m["status"] for m in longer_data["models"]] == ["ok"] * 11
+    assert [m["status"] for m in longer_data["models"]] == ["ok"] * 13
+    chain = model_of(longer_data, "edit_finetune", UNLEARN, "rtn")
+    assert chain["name"] == "edit_finetune.unlearn.rtn"
+    assert "edit_finetune → unlearn → rtn" in (FOLDER / "composition.html").read_text(encoding="utf-8")
     assert model_of(longer_data, "rtn", UNLEARN)["scores"] == model_of(data, "rtn", UNLEARN)["scores"]
     zeros = [model_of(longer_data, *pair)["sizes"]["sparsity"]["compressed"] for pair in
              ((UNLEARN, "magnitude"), ("magnitude", UNLEARN))]  # fmt: skip

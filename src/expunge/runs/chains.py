@@ -8,10 +8,13 @@ from typing import Literal
 
 from torch import nn
 
+from expunge.errors import Problem, nearest
 from expunge.interventions import Intervention
 from expunge.runs.recipe import Named
 
-__all__ = ["UNLEARN", "Chain", "Made", "chains", "completed", "compressed", "labeled", "stored_bits"]
+__all__ = [
+    "UNLEARN", "Chain", "Made", "chains", "check_chains", "completed", "compressed", "labeled", "stored_bits",
+]  # fmt: skip
 
 UNLEARN = "unlearn"
 """The step that is the recipe's method under its control."""
@@ -31,11 +34,31 @@ def labeled(named: Sequence[Named]) -> dict[str, Named]:
     return found
 
 
-def chains(labels: Sequence[str], pairs: Literal["unlearn", "all"]) -> list[Chain]:
-    """Unlearning and each intervention alone, then the ordered pairs: those with unlearning, or all."""
+def chains(
+    labels: Sequence[str], pairs: Literal["unlearn", "all"], longer: Sequence[Chain] = ()
+) -> list[Chain]:
+    """Unlearning and each intervention alone, the ordered pairs (with unlearning, or all), then longer ones.
+
+    Longer ones stand there forwards and backwards.
+    """
     alone: list[Chain] = [(UNLEARN,), *((label,) for label in labels)]
-    both = permutations((UNLEARN, *labels), 2)
-    return alone + [pair for pair in both if pairs == "all" or UNLEARN in pair]
+    both = [pair for pair in permutations((UNLEARN, *labels), 2) if pairs == "all" or UNLEARN in pair]
+    return list(dict.fromkeys([*alone, *both, *(way for c in longer for way in (c, c[::-1]))]))
+
+
+def check_chains(longer: Sequence[Chain], labels: Sequence[str]) -> list[Problem]:
+    """What is wrong with the chains a recipe asks for."""
+    known, problems = [UNLEARN, *labels], []
+    for number, chain in enumerate(longer):
+        where = f"compose.chains.{number}"
+        if not chain:
+            problems.append(Problem(where, "is empty", "Name its steps, first to last"))
+        for label in chain:
+            if label not in known:
+                problems.append(
+                    Problem(where, f"{label!r} is no step of this composition", nearest(label, known))
+                )
+    return problems
 
 
 def completed(chain: Chain, made: Made) -> Chain:

@@ -29,7 +29,16 @@ from expunge.progress import say
 from expunge.reports.files import write_text
 from expunge.runs import facts, stages
 from expunge.runs.api import as_recipe
-from expunge.runs.chains import UNLEARN, Chain, chains, completed, compressed, labeled, stored_bits
+from expunge.runs.chains import (
+    UNLEARN,
+    Chain,
+    chains,
+    check_chains,
+    completed,
+    compressed,
+    labeled,
+    stored_bits,
+)
 from expunge.runs.composition_page import html
 from expunge.runs.composition_scores import (
     Measure,
@@ -72,7 +81,8 @@ def compose(
     run stays its own. Raises ConfigError, DataError or ModelError on bad input.
     """
     made = as_recipe(recipe, overrides)
-    if not any(item.startswith("output=") for item in overrides):
+    told = any(item.startswith("output=") for item in overrides)
+    if not told and not made.output.endswith("compose"):
         made = made.model_copy(update={"output": f"{made.output}-compose"})
     return ComposePipeline(_checked(made), new=new).compose()
 
@@ -91,6 +101,7 @@ def _checked(recipe: Recipe) -> Recipe:
     if len(targets) > 1:
         what = f"edits with different targets ({', '.join(sorted(targets))}) are not comparable"
         problems.append(Problem("compose.interventions", what, "Give all of them one target"))
+    problems += check_chains(settings.chains, list(labeled(settings.interventions)))
     if problems:
         raise ConfigError(problems)
     return recipe.model_copy(update={"compose": settings})
@@ -112,7 +123,7 @@ class ComposePipeline(Pipeline):
         self.models: dict[Chain, dict[str, Any]] = {(): self._measured(())}
         if unknown := facts.not_known(self.evidence):
             self._warn(unknown)
-        todo = chains(list(self.named), self._settings.pairs)
+        todo = chains(list(self.named), self._settings.pairs, self._settings.chains)
         announce(3, STEPS, f"chains: {len(todo)} of {UNLEARN}, {', '.join(self.named)}")
         for chain in todo:
             self.models[chain] = self._chain(chain)

@@ -70,6 +70,11 @@ def html(data: Data) -> str:
         again=again,
         same=_same(data, models),
         orders=_orders(data),
+        longer=[
+            {"name": " → ".join(m["asked"]), "cells": [_score(m, k["key"]) for k in data["measures"]]}
+            for m in data["models"]
+            if len(m["asked"]) > 2
+        ],
         matrices=[*(_matrix(m, models, labels) for m in data["measures"]), *_sizes(models, labels)],
     )  # fmt: skip
     return re.sub(r"\n\s*\n+", "\n", page)

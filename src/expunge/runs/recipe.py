@@ -180,6 +180,9 @@ class ComposeSettings(Part):
     pairs: Literal["unlearn", "all"] = Field(
         "unlearn", description="each with unlearning in both orders, or also with one another"
     )
+    chains: tuple[tuple[str, ...], ...] = Field(
+        (), description="longer ones, as in [edit_lora, unlearn, gptq]; each is made backwards too"
+    )
     relearn: bool = Field(True, description="attack edited and unlearned models by held-out relearning")
     latency: int = Field(32, ge=0, description="tokens timed per prompt; 0: none")
 
