@@ -12,7 +12,7 @@ from small_world import make_request, make_subject
 
 from expunge.attacks import Field
 from expunge.attacks.benign import Benign, overlap
-from expunge.attacks.finetuning import GRIDS
+from expunge.attacks.finetuning import GRIDS, Arm
 from expunge.attacks.relearn import Relearn
 from expunge.attacks.rtt import RetrainOnT, split_facts
 from expunge.data.near import normalized
@@ -63,7 +63,7 @@ def test_step_zero_is_the_direct_evidence_to_the_bit(subject):
 
 
 def test_zero_steps_train_nothing(subject):
-    outcomes = list(Relearn(steps=(0,)).run(subject, field("default", lrs=(1e-3, 3e-3))))
+    outcomes = list(Relearn(steps=(0,), arms=(Arm(),)).run(subject, field("default", lrs=(1e-3, 3e-3))))
     assert [(o.config["lr"], o.step) for o in outcomes] == [(1e-3, 0), (3e-3, 0)]
     for outcome in outcomes:
         assert_same(outcome.evidence["forget"], direct(subject))
@@ -81,7 +81,7 @@ def test_one_trajectory_measured_on_its_way(subject):
 
 def test_sweep_follows_the_profile(subject):
     def asked(profile):
-        attack, told = Relearn(steps=(0,)), field(profile, lrs=(3e-3, 3e-4, 1e-3))
+        attack, told = Relearn(steps=(0,), arms=(Arm(),)), field(profile, lrs=(3e-3, 3e-4, 1e-3))
         return [o.config["lr"] for o in attack.run(subject, told)]
 
     assert asked("quick") == [1e-3]

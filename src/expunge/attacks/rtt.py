@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from expunge.attacks.base import ATTACKS, Field
-from expunge.attacks.finetuning import FinetuningAttack, Trial
+from expunge.attacks.base import ATTACKS, Field, Profile
+from expunge.attacks.finetuning import Arm, FinetuningAttack, Trial
 from expunge.data.near import normalized
 from expunge.data.records import Record
 from expunge.stats import seed_from
@@ -35,6 +35,7 @@ class Fold(NamedTuple):
     injects="related facts",
     tier=1,
     profiles=["quick", "default", "deep"],
+    budget="2 folds × 3 rates × 50 steps × 2 seeds (quick: 1 × 1 × 20; deep: 5 folds, 100 steps, 3 seeds)",
     source="Deeb and Roger 2024, arXiv 2410.08827",
 )
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,11 @@ class RetrainOnT(FinetuningAttack):
     E and T share no entity and no answer, so nothing about E is injected but its format. Over all folds each
     fact is scored once, by a model that was not taught it; a quick audit runs one fold of two.
     """
+
+    SWEEPS: ClassVar[Mapping[Profile, tuple[Arm, ...]]] = {
+        "default": (Arm(), Arm(seed=1)),
+        "deep": (Arm(), Arm(seed=1), Arm(seed=2)),
+    }
 
     folds: int = 0  # 0: the profile's
 
