@@ -8,13 +8,17 @@ import random
 from pathlib import Path
 
 from expunge.audit.scorecard import (
+    AimRow,
     AlphaPoint,
     AttackRow,
+    CheckRow,
     ControlRecord,
     CostRow,
     CurvePoint,
     Flag,
+    Indistinguishable,
     RecordRow,
+    ScopeRow,
     Scorecard,
     ScoreRow,
     SplitInfo,
@@ -68,6 +72,52 @@ def _scores(models: tuple[str, ...]) -> list[ScoreRow]:
                 )
             )
     return rows
+
+
+def _scope(models: tuple[str, ...]) -> list[ScopeRow]:
+    cells = (("in, easy", "forget"), ("in, hard", "forget_hard"), ("out, hard", "neighbors"))
+    return [
+        ScopeRow(
+            cell=cell,
+            split=split,
+            form=form,
+            metric="extraction_strength",
+            model=model,
+            value=0.1 * (i + 1),
+            low=0.1 * i,
+            high=0.1 * (i + 2),
+            n=40,
+            better="higher" if split == "neighbors" else "lower",
+        )
+        for cell, split in cells
+        for form in ((None, "cloze", HOSTILE) if split == "forget_hard" else (None,))
+        for i, model in enumerate(models)
+    ]
+
+
+def _aims() -> list[AimRow]:
+    seen = ["membership was passed.", HOSTILE]
+    return [
+        AimRow(
+            aim="erase_influence", asked=True, word="not shown", decided_by="rtt (lr 0.001)", reasons=seen
+        ),
+        AimRow(aim="remove_capability", asked=False, word="shown", decided_by="every attack of the profile"),
+    ]
+
+
+def _checks() -> list[CheckRow]:
+    texts = {True: "AUC 0.547, target 0.502.", False: "On 60% of 40 probes.", None: "Not asked: no curve."}
+    return [
+        CheckRow(
+            name=f"check_{i}",
+            question="Is it gone?",
+            aim="erase_influence",
+            passed=passed,
+            text=text + HOSTILE,
+            evidence=["mia_loss/forget/controlled"],
+        )
+        for i, (passed, text) in enumerate(texts.items())
+    ]
 
 
 def _curve() -> list[AlphaPoint]:
@@ -282,6 +332,21 @@ def good(
         "relearning": _relearning(models),
         "training": _training(),
         "records": _records(models, records, shows_text),
+        "scope": _scope(models),
+        "aims": _aims(),
+        "checks": _checks(),
+        "indistinguishable": Indistinguishable(
+            metric="extraction_strength",
+            difference=0.028,
+            p_value=0.31,
+            smallest_p=0.002,
+            entities=10,
+            epsilon=0.4,
+            delta=0.01,
+            text="",
+        )
+        if oracle
+        else None,
         "verdict": Verdict(
             word="suppressed",
             sentence="After control the forget answers are near the oracle's, "

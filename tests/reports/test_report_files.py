@@ -20,6 +20,8 @@ from expunge.reports.tables import report_tables
 VARIANTS = ("good", "no_oracle", "collapsed", "hostile", "empty")
 CSV = (
     "scores",
+    "scope",
+    "checks",
     "trade_off",
     "alpha_curve",
     "tau_sweep",

@@ -11,6 +11,7 @@ from typing import Any
 from expunge.audit.aims import judge_aims
 from expunge.audit.attack_rows import Direct, Entries, attack_rows, estimate, residual
 from expunge.audit.facts import certified, not_certified
+from expunge.audit.scope import scope_rows
 from expunge.audit.scorecard import (
     AlphaPoint,
     AttackRow,
@@ -99,6 +100,7 @@ def assemble(material: Material, head: Mapping[str, Any], cost: Sequence[CostRow
         splits=[_split(material, name) for name in material.request],
         models={name: dict(material.facts.get(name, {})) for name in models},
         scores=rows,
+        scope=scope_rows(models, direct.metric, _forms(material.request), material.seed),
         control=[ControlRecord(**record) for record in material.control.get("records", [])],
         alpha_curve=[AlphaPoint(**point) for point in material.control.get("curve", [])],
         tau_sweep=[TauRow(**row) for row in material.control.get("sweep", [])],
@@ -213,9 +215,13 @@ def _seen(
     direct: Direct,
     attacked: Sequence[AttackRow],
 ) -> Seen:
-    forms = {r.id: r.form for r in material.request["forget_hard"] if r.form}
+    forms = _forms(material.request)
     entities = {**direct.entities, **{r.id: r.entity for r in material.request["forget_hard"]}}
     return Seen(models, scores, attacked, forms, entities, direct.metric, EPSILON, material.seed)
+
+
+def _forms(request: Request) -> dict[str, str]:
+    return {r.id: r.form for r in request["forget_hard"] if r.form}
 
 
 def _report_met(scores: Mapping[tuple[str, str, str], Score], metric: str, keep: float) -> bool | None:

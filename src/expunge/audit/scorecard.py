@@ -21,6 +21,7 @@ __all__ = [
     "Flag",
     "Indistinguishable",
     "RecordRow",
+    "ScopeRow",
     "ScoreRow",
     "Scorecard",
     "SplitInfo",
@@ -67,6 +68,22 @@ class ScoreRow(Part):
     skipped: dict[str, int] = {}
     settings: dict[str, Any] = {}
     details: dict[str, Any] = {}
+
+
+class ScopeRow(Part):
+    """One cell of the scope, by one metric: inside or outside the request, easy or hard to tell."""
+
+    cell: Literal["in, easy", "in, hard", "out, hard", "out, easy"]
+    split: str
+    form: str | None = Field(None, description="of forget_hard; None: all of the split")
+    metric: str
+    model: ModelName
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    better: str
+    reason: str = ""
 
 
 class AlphaPoint(Part):
@@ -295,6 +312,7 @@ class Scorecard(Part):
         "{fingerprint, parameters, dtype, moved_fraction, …}",
     )
     scores: list[ScoreRow] = []
+    scope: list[ScopeRow] = Field([], description="the four cells, scored apart")
     control: list[ControlRecord] = []
     alpha_curve: list[AlphaPoint] = []
     tau_sweep: list[TauRow] = []

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from expunge.audit.scorecard import Scorecard
 from expunge.reports import words
 from expunge.reports.formatting import duration, interval, number, setting
-from expunge.reports.page import Cell, Line, Notes, score_groups
+from expunge.reports.page import Cell, Line, Notes, scope_lines, score_groups
 
 __all__ = ["escape", "render_markdown", "table"]
 
@@ -39,6 +39,7 @@ def render_markdown(scorecard: Scorecard, *, scorecard_hash: str | None = None) 
         meaning,
         escape(verdict.sentence),
         _bullets(verdict.reasons),
+        _bullets([f"{words.plain(a.aim)}: {a.word} ({a.decided_by})" for a in scorecard.aims]),
         _bullets([f"Requirement not met: {text}" for text in scorecard.missed]),
         f"{escape(words.bar_sentence(scorecard))} Method: {escape(scorecard.method or 'none')}. "
         f"Control: {escape(', '.join(scorecard.controls) or 'none')}. α: {_alpha(scorecard)}. "
@@ -61,6 +62,12 @@ def render_markdown(scorecard: Scorecard, *, scorecard_hash: str | None = None) 
             "0 is the oracle (or placebo), 1 the original.",
             _attacks(scorecard),
         ]
+    if scorecard.scope:
+        parts += ["## Scope in four cells", _scope(scorecard, models)]
+    if scorecard.checks:
+        answers = {True: "passed", False: "failed", None: "not resolved"}
+        cells = [[escape(c.question), answers[c.passed], escape(c.text)] for c in scorecard.checks]
+        parts += ["## Verification", table(["question", "answer", "what was seen"], cells, left=3)]
     if scorecard.cost:
         ratio = number(scorecard.ratio_to_retraining)
         rows = [[escape(c.stage), duration(c.wall), "yes" if c.cached else "no"] for c in scorecard.cost]
@@ -95,6 +102,16 @@ def _line(line: Line, models: Sequence[str]) -> list[str]:
 def _cell(cell: Cell) -> str:
     marks = "".join(f"<sup>{n}</sup>" for n in cell.notes)
     return f"{cell.text}{marks} {cell.interval}".replace("[", "\\[").replace("]", "\\]").strip()
+
+
+def _scope(scorecard: Scorecard, models: Sequence[str]) -> str:
+    rows = []
+    for line in scope_lines(scorecard):
+        name = escape(f"{line.split}, {line.form}" if line.form else line.split)
+        found = [line.models.get(model) for model in models]
+        shown = [f"{number(r.value)} {interval(r.low, r.high)}".strip() if r else "–" for r in found]
+        rows.append([line.cell, name, escape(words.plain(line.metric)), *map(escape, shown)])
+    return table(["cell", "split", "metric", *models], rows, left=3)
 
 
 def _attacks(scorecard: Scorecard) -> str:

@@ -10,7 +10,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from expunge.audit.scorecard import RecordRow, Scorecard, ScoreRow
+from expunge.audit.scorecard import RecordRow, ScopeRow, Scorecard, ScoreRow
 from expunge.reports import charts, formatting, words
 from expunge.reports.tables import Rows, Table, bar_metric, report_tables
 
@@ -54,6 +54,19 @@ class Line:
 
 
 @dataclass(frozen=True)
+class ScopeLine:
+    """One cell of the scope: a row per model."""
+
+    cell: str
+    split: str
+    form: str | None
+    metric: str
+    better: str
+    n: int
+    models: dict[str, ScopeRow] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class RecordTable:
     """What the per-record table shows: columns (model, value name) and rows, `total` with those left out."""
 
@@ -90,6 +103,7 @@ def environment() -> jinja2.Environment:
         env.filters[name] = getattr(words, name)
     env.filters["yaml"] = _yaml
     env.globals["threats"] = words.THREATS
+    env.globals["aim_meaning"] = words.AIMS
     return env
 
 
@@ -116,6 +130,7 @@ def render_html(scorecard: Scorecard, *, scorecard_hash: str | None = None) -> s
             notes=notes.texts,
             plots=_plots(scorecard, tables),
             attacks=_attacks(scorecard),
+            scope=scope_lines(scorecard),
             records=_record_table(scorecard),
             glossary=_glossary(scorecard),
             scorecard_hash=scorecard_hash,
@@ -126,6 +141,15 @@ def render_html(scorecard: Scorecard, *, scorecard_hash: str | None = None) -> s
 
 def _present(scorecard: Scorecard) -> list[str]:
     return [m for m in words.MODELS if any(row.model == m for row in scorecard.scores)]
+
+
+def scope_lines(scorecard: Scorecard) -> list[ScopeLine]:
+    """The four cells in their order, a row per split and form."""
+    lines: dict[tuple[str, str | None], ScopeLine] = {}
+    for row in scorecard.scope:
+        new = ScopeLine(row.cell, row.split, row.form, row.metric, row.better, row.n)
+        lines.setdefault((row.split, row.form), new).models[row.model] = row
+    return list(lines.values())
 
 
 def score_groups(

@@ -14,9 +14,11 @@ from pydantic import BaseModel
 from expunge.audit.scorecard import (
     AlphaPoint,
     AttackRow,
+    CheckRow,
     CostRow,
     CurvePoint,
     RecordRow,
+    ScopeRow,
     Scorecard,
     ScoreRow,
     TauRow,
@@ -58,6 +60,8 @@ def report_tables(scorecard: Scorecard) -> dict[str, Table]:
     """File stem → table, for one scorecard. The plots are drawn from these rows and nothing else."""
     return {
         "scores": _table(ScoreRow, scorecard.scores),
+        "scope": _table(ScopeRow, scorecard.scope),
+        "checks": _table(CheckRow, scorecard.checks),
         "trade_off": Table(("model", "alpha", "forgotten", "kept"), trade_off_rows(scorecard)),
         "alpha_curve": _table(AlphaPoint, scorecard.alpha_curve),
         "tau_sweep": _table(TauRow, scorecard.tau_sweep),

@@ -30,6 +30,9 @@ def print_summary(scorecard: Scorecard, console: Console, path: Path | None = No
     tone, meaning = words.verdict_meaning(scorecard.verdict.word)
     line = text(scorecard.verdict.word.upper(), _TONES[tone])
     console.print(line.append_text(text(f": {meaning}", "default not bold")))
+    for aim in scorecard.aims:
+        asked = "asked for" if aim.asked else "not asked for"
+        console.print(text(f"{words.plain(aim.aim)} ({asked}): {aim.word}, by {aim.decided_by}"))
     for missed in scorecard.missed:
         console.print(text(f"Requirement not met: {missed}", "red"))
     models = [m for m in words.MODELS if any(row.model == m for row in scorecard.scores)]

@@ -64,7 +64,7 @@ _REASONS = {
     "nonfinite_evidence": "the model gave values that are not numbers",
     "no_oracle": "there is no oracle to compare with",
     "no_holdout": "there are no holdout records",
-    "few_clusters": "fewer than 20 entities: the interval is rough",
+    "few_clusters": "fewer than 40 entities: the interval is widened for it, and rough",
     "one_cluster": "one entity only: no interval",
     "lexical_encoder": "compared by shared letters, not by meaning: no encoder was given",
     "lexical_judge": "judged by shared words, not by meaning: no judge of entailment was given",
@@ -72,6 +72,12 @@ _REASONS = {
     "no_effect": "the method changed nothing that this metric sees",
     "excessive_unlearning": "damaged beyond what was asked",
     "calibration_did_not_generalize": "the bar holds on calibration but not on the report records",
+}
+
+AIMS = {
+    "erase_influence": "As if the model had never seen the records: more than the oracle knows and less are "
+    "both traces.",
+    "remove_capability": "The model can no longer tell or do it, whichever records taught it.",
 }
 
 _ACRONYMS = {name.lower(): name for name in ("MIA", "AUC", "KL", "TPR", "FPR", "KS")}
