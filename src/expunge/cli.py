@@ -276,6 +276,27 @@ def list_(
 
 
 @app.command()
+def verify(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Finished runs.")],
+    key: Annotated[
+        Path | None, typer.Option(metavar="PEM", help="Public key that the certificates are signed by.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check a run's files, signature, ledger and numbers against its certificate."""
+    from expunge.errors import DataError, Problem
+    from expunge.runs.verifying import verify as verify_run
+
+    found = [verify_run(run, key) for run in runs]
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    for one in found if not as_json else ():
+        typer.echo(f"{one['run']}: {'changed' if one['problems'] else 'ok'} ({'; '.join(one['said'])})")
+    if problems := [Problem("", text) for one in found for text in one["problems"]]:
+        raise DataError(problems)
+
+
+@app.command()
 def release(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="An audited run.")],
     to: Annotated[

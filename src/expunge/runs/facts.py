@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import os
 import secrets
@@ -18,7 +20,7 @@ from expunge.runs.folder import cache_folder
 from expunge.runs.prepare import Job
 from expunge.runs.recipe import FromModel, Recipe
 
-__all__ = ["cost_rows", "history", "not_known", "ratio", "revived", "secret_key", "told_recipe"]
+__all__ = ["cost_rows", "history", "keyed", "not_known", "ratio", "revived", "secret_key", "told_recipe"]
 
 KNOWN = 0.2
 """The original must know this much more of the forget set than a model that never saw it."""
@@ -116,3 +118,8 @@ def secret_key(path: Path) -> bytes:
         temporary.write_text(secrets.token_hex(32), encoding="utf-8")
         os.replace(temporary, file)
     return file.read_bytes()
+
+
+def keyed(key: bytes, text: str) -> str:
+    """A hash that only who holds the key can compare with a guess."""
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()[:32]

@@ -21,7 +21,8 @@ from expunge.methods import METHODS
 from expunge.progress import say
 from expunge.reports import write_reports
 from expunge.reports.files import write_text
-from expunge.runs import facts, stages
+from expunge.runs import facts, ledger, stages
+from expunge.runs.certificate import certify, signer
 from expunge.runs.chain import check_start
 from expunge.runs.folder import RunFolder, Work, announce, code_version, write_json
 from expunge.runs.kept import keep
@@ -62,6 +63,7 @@ class Pipeline:
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:
             what, fix = "this version trains in one process", "Start it with: expunge run"
             raise ConfigError(Problem("torchrun", what, fix))
+        signer()  # a key that cannot be used is said before anything runs
         self.recipe, self.only = recipe, only
         self.path = Path(recipe.output)
         self.folder = RunFolder(self.path, self._identity(), new=new)
@@ -84,6 +86,7 @@ class Pipeline:
         if card and last == len(STAGES):
             announce(last, last, "report")
             report = write_reports(card, self.path)["report.html"]
+            self._certify(card)
         return RunResult(self.path, card, report)
 
     # The stages ---------------------------------------------------------------------------------------
@@ -116,6 +119,10 @@ class Pipeline:
             "requested", forget=forget, request=request.fingerprint(), after=self.recipe.follows
         )
         note = {"key": job.built.key, "built": dict(job.built.notes)}
+        key = facts.secret_key(self.path)
+        told = {"request": facts.keyed(key, request.fingerprint()), "forget": facts.keyed(key, forget)}
+        original = self.marks["original"]
+        ledger.record(self.path, "requested", records=len(request.forget), original=original, **told)
         keep(self.path, {"forget": request.forget, **job.built.splits}, note)
 
     def _baseline(self, number: int, total: int) -> None:
@@ -254,6 +261,14 @@ class Pipeline:
             "audited", controlled=self.marks["controlled"], verdict=card.verdict.word, profile=card.profile,
             bar_met=bar_met, missed=card.missed, attacks=attacks,
         )  # fmt: skip
+
+    def _certify(self, card: Scorecard) -> None:
+        key, word = facts.secret_key(self.path), card.verdict.word
+        told = {"request": facts.keyed(key, self.job.request.fingerprint()), "models": self.marks}
+        forget = facts.keyed(key, fingerprint_records(self.job.request.forget))
+        counted = {"forget": forget, "records": len(self.job.request.forget)}
+        head = ledger.record(self.path, "certified", verdict=word, **told, **counted)
+        certify(self.path, key=key, verdict=word, head=head, models=self.shelf.places)
 
     # What an audit does otherwise ---------------------------------------------------------------------
 

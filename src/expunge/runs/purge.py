@@ -9,7 +9,7 @@ from typing import Any
 
 from expunge.errors import ConfigError, Problem
 from expunge.reports.formatting import byte_size
-from expunge.runs import deployment, kept
+from expunge.runs import deployment, kept, ledger
 from expunge.runs.folder import cache_folder, kept_name, remove, write_json
 from expunge.runs.notes import read_state
 
@@ -42,6 +42,7 @@ def purge(folder: Path, *, everything: bool = False) -> list[str]:
     doomed += [folder / "attack", folder / "with-text", folder / kept.FOLDER, *folder.glob(".*.tmp")]
     if everything:
         doomed.append(folder)
+    ledger.record(folder, "purged", everything=everything)
     removed = list(_remove(doomed))
     if not everything:
         removed += _forget_name(folder / "recipe.json")
