@@ -1,5 +1,6 @@
 """What annotators write about texts: vectors, entailment, continuations; and who wrote it."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from trained_models import facts, knowing
 from expunge.data.records import Record
 from expunge.errors import ConfigError, MissingDependency, ModelError
 from expunge.measure import EvidencePlan, take_evidence
-from expunge.measure.annotators import ANNOTATORS, Asked
+from expunge.measure.annotators import ANNOTATORS, Asked, described
 from expunge.measure.annotators.prefixes import given_ids
 from expunge.measure.encoders import make_encoder, mean_pooled, n_grams
 from expunge.measure.generate import greedy_text
@@ -88,6 +89,28 @@ def test_a_model_is_named_with_its_fingerprint(folders):
     assert [v == pytest.approx(1) for v in score.per_record.values()] == told
 
 
+def test_other_weights_at_the_same_place_are_another_encoder(folders, tmp_path):
+    """The key of evidence holds the fingerprint, not only the path."""
+    shutil.copytree(folders["encoder"], tmp_path / "e")
+    shutil.copytree(folders["nli"], tmp_path / "j")
+    settings = {
+        "embeddings": {"encoder": f"model:{tmp_path / 'e'}"},
+        "entailment": {"judge": f"nli:{tmp_path / 'j'}"},
+    }
+    before = described(settings, settings)
+    for name, kind in (("e", hf.AutoModel), ("j", hf.AutoModelForSequenceClassification)):
+        model = kind.from_pretrained(tmp_path / name)
+        with torch.no_grad():
+            next(model.parameters()).add_(1)
+        model.save_pretrained(tmp_path / name)
+    make_encoder.cache_clear()
+    make_judge.cache_clear()
+    after = described(settings, settings)
+    assert before["embeddings"]["settings"] == after["embeddings"]["settings"]
+    assert before["embeddings"]["encoder"] != after["embeddings"]["encoder"]
+    assert before["entailment"]["judge"] != after["entailment"]["judge"]
+
+
 def test_encoders_that_are_not_there_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"lexical, model:…, sentence-transformers:…"):
         ANNOTATORS.make("embeddings", encoder="lexicon")
@@ -124,7 +147,7 @@ def test_lexical_judge_looks_for_words(premise, hypothesis, follows):
 def test_entailment_is_asked_in_the_direction_of_the_side(monkeypatch):
     asked = {}
 
-    def spy(spec, device):
+    def spy(spec, device="cpu"):
         def labels(pairs):
             asked["pairs"] = list(pairs)
             return ["entailment"] * len(pairs)

@@ -162,7 +162,7 @@ _NOUNS = "child children,key keys,dog dogs,window windows,teacher teachers,boat 
 _PLACES = ("near the gates", "on the table", "behind the houses", "under the bridge", "in the rooms")
 _VERBS = "sleep sleeps,fall falls,wait waits,shine shines,move moves,stay stays"
 _FORMS = """
-go goes went gone, see sees saw seen, take takes took taken, write writes wrote written,
+sing sings sang sung, see sees saw seen, take takes took taken, write writes wrote written,
 give gives gave given, eat eats ate eaten, know knows knew known, break breaks broke broken
 """
 
@@ -186,8 +186,8 @@ def _grammar(draw: random.Random) -> Iterator[Item]:
         else:
             base, present, past, perfect = draw.choice(forms)
             when, right = draw.choice((("Yesterday they ___ it.", past), ("They have ___ it.", perfect)))
-            wrong = [form for form in (base, present, past, perfect) if form != right]
-            yield f"Which form of {base} fills the gap: {when}", right, wrong
+            others = [form for form in (base, present, past, perfect) if form != right]
+            yield f"Which form of {base} fills the gap: {when}", right, others
 
 
 # Small inferences -------------------------------------------------------------------------------------

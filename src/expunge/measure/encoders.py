@@ -51,9 +51,9 @@ def split_spec(spec: str, known: Sequence[str], where: str) -> tuple[str, str]:
     raise ConfigError(Problem(where, f"{spec!r} is no kind known", f"Known: {shown}"))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def make_encoder(spec: str, device: str = "cpu") -> TextEncoder:
-    """The encoder that a recipe names; the last one made is kept."""
+    """The encoder that a recipe names; the last ones made are kept."""
     kind, rest = split_spec(spec, list(KNOWN), "embeddings encoder")
     if kind == "lexical":
         return TextEncoder(f"lexical ({_lexical_mark()})", lambda texts: [n_grams(text) for text in texts])

@@ -48,9 +48,9 @@ class Judge:
     labels: Callable[[Sequence[Pair]], list[str]]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=2)
 def make_judge(spec: str, device: str = "cpu") -> Judge:
-    """The judge that a recipe names; the last one made is kept."""
+    """The judge that a recipe names; the last ones made are kept."""
     kind, rest = split_spec(spec, list(KNOWN), "entailment judge")
     if kind == "lexical":
         rule = lambda pairs: ["entailment" if contains(*pair) else "neutral" for pair in pairs]  # noqa: E731

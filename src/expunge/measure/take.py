@@ -12,7 +12,7 @@ from typing import Any
 
 from expunge.data.records import Record
 from expunge.evidence import Evidence, Row, read_evidence, write_evidence
-from expunge.measure.annotators import Asked, annotate, peers_of
+from expunge.measure.annotators import Asked, annotate, described, peers_of
 from expunge.measure.generate import add_generations
 from expunge.measure.score import score_sheet
 from expunge.measure.sheet import VARIANTS, Sheet, make_sheet
@@ -85,7 +85,7 @@ def take_evidence(
             "max_new_tokens": plan.max_new_tokens if plan.generates(split) else 0,
         }
         if plan.annotators:
-            settings["annotators"] = {name: dict(plan.settings.get(name, {})) for name in plan.annotators}
+            settings["annotators"] = described(plan.annotators, plan.settings)
             settings["peers"] = marks
         meta: dict[str, Any] = {**base, "records": sheet.records_fingerprint, "settings": settings}
         key = hashlib.sha256(json.dumps([split, meta], sort_keys=True).encode()).hexdigest()[:20]

@@ -21,7 +21,7 @@ from expunge.data.request import fingerprint_records
 from expunge.errors import ConfigError, NotComputable, Problem
 from expunge.evidence import Evidence, read_evidence
 from expunge.measure import EvidencePlan, take_evidence
-from expunge.measure.annotators import annotators_of
+from expunge.measure.annotators import annotators_of, described
 from expunge.methods import make_method
 from expunge.metrics import make_metric
 from expunge.runs.folder import write_json
@@ -53,7 +53,7 @@ def measure(folder: Path, name: str, job: Job, shelf: Shelf) -> None:
         _more_kinds(job),
         max_new_tokens=job.recipe.max_new_tokens,
         annotators=list(asked),
-        settings=asked,
+        settings={name: about["settings"] for name, about in asked.items()},
     )
     peers = {m: partial(shelf.load, m) for m in PEERS if m in shelf.places}
     take_evidence(
@@ -68,11 +68,11 @@ def measure(folder: Path, name: str, job: Job, shelf: Shelf) -> None:
 
 
 def annotators(job: Job) -> dict[str, dict[str, Any]]:
-    """What the metrics of this audit read beyond the forward pass and generation: annotator → settings."""
+    """What the metrics of this audit read beyond the forward pass and generation, with its settings."""
     names = {*metrics_of(job.recipe.profile), *(name for name, _ in job.metrics)}
     wanted = annotators_of(column for name in names for column in make_metric(name).columns)
     given = {named.name: named.settings for named in job.recipe.annotators}
-    return {name: given.get(name, {}) for name in wanted}
+    return described(wanted, given)
 
 
 def _more_kinds(job: Job) -> dict[str, tuple[str, ...]]:

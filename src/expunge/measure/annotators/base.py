@@ -18,7 +18,7 @@ from expunge.registry import Card, Registry
 if TYPE_CHECKING:
     from expunge.subjects.subject import Subject
 
-__all__ = ["ANNOTATORS", "Annotator", "Asked", "annotate", "annotators_of", "peers_of"]
+__all__ = ["ANNOTATORS", "Annotator", "Asked", "annotate", "annotators_of", "described", "peers_of"]
 
 ANNOTATORS: Registry[Annotator] = Registry("annotator", "expunge.measure.annotators", "ANNOTATORS")
 
@@ -50,6 +50,10 @@ class Annotator(ABC):
         """Why this cannot be asked of this model; None when it can."""
         return None
 
+    def identity(self) -> dict[str, str]:
+        """What the columns depend on beside the settings and this code: the weights of another model, say."""
+        return {}
+
     @abstractmethod
     def annotate(self, asked: Asked) -> Sequence[Mapping[str, Any]]:
         """The columns of every row, in order: plain JSON values; an empty mapping where there are none."""
@@ -64,6 +68,15 @@ def annotators_of(columns: Iterable[str]) -> list[str]:
 def peers_of(names: Iterable[str]) -> list[str]:
     """The models that these annotators compare with."""
     return sorted({peer for name in names for peer in ANNOTATORS.card(name).fields.get("peers", ())})
+
+
+def described(names: Iterable[str], settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Annotator → its settings and its identity: what stands in keys."""
+    made = {name: ANNOTATORS.make(name, **settings.get(name, {})) for name in names}
+    return {
+        name: {"settings": dict(settings.get(name, {})), **annotator.identity()}
+        for name, annotator in made.items()
+    }
 
 
 def annotate(

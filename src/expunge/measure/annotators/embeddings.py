@@ -28,6 +28,9 @@ class Embeddings(Annotator):
 
     encoder: Annotated[str, AfterValidator(_known)] = "lexical"
 
+    def identity(self) -> dict[str, str]:
+        return {"encoder": make_encoder(self.encoder).name}
+
     def annotate(self, asked: Asked) -> Sequence[Mapping[str, Any]]:
         encoder = make_encoder(self.encoder, str(asked.subject.device))
         rows = list(asked.evidence)

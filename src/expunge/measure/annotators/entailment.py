@@ -29,6 +29,9 @@ class Entailment(Annotator):
 
     judge: Annotated[str, AfterValidator(_known)] = "lexical"
 
+    def identity(self) -> dict[str, str]:
+        return {"judge": make_judge(self.judge).name}
+
     def annotate(self, asked: Asked) -> Sequence[Mapping[str, Any]]:
         judge = make_judge(self.judge, str(asked.subject.device))
         way = direction(asked.sheet.split)

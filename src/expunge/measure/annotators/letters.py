@@ -31,8 +31,8 @@ class Letters(Annotator):
                 for letter in ascii_uppercase[:count]:
                     encoded = encoder.encode(listed(line.record).answered(letter))
                     ids = encoded.ids[: len(encoded.ids) - encoded.has_end]  # what follows a letter is open
-                    row = Encoded(ids, encoded.num_prompt, False, encoded.truncated)
-                    lines.append(Line(line.record, "gold", (row,), None))
+                    shown = Encoded(ids, encoded.num_prompt, False, encoded.truncated)
+                    lines.append(Line(line.record, "gold", (shown,), None))
                     of.append(i)
         sheet = replace(asked.sheet, lines=tuple(lines))
         found: list[dict[str, Any]] = [{} for _ in asked.sheet.lines]

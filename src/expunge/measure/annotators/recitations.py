@@ -52,7 +52,7 @@ class Recitations(Annotator):
         limit = max(map(len, true), default=0)
         greedy_continue(asked.subject, prompts, texts, encoder.stop_ids, limit, encoder.pad_id)
         found: list[dict[str, Any]] = [{} for _ in asked.evidence]
-        for i, ids, follows in zip(of, texts, true, strict=True):
-            generated = encoder.decode(ids[: len(follows)])
+        for i, text, follows in zip(of, texts, true, strict=True):
+            generated = encoder.decode(text[: len(follows)])
             found[i]["recited"] = {"generated": generated, "true": encoder.decode(follows)}
         return found
