@@ -124,7 +124,12 @@ def test_curve_stands_beside_the_direct_evidence(half_taught):
     assert curve[0] == pytest.approx(np.mean([h.all() for h in hits]))
     assert curve == sorted(curve)
     assert curve[-1] == 1
-    assert [o.config["lead_in"] for o in led] == list(LEAD_INS)
+    *led, first, second = led
+    assert [o.config["lead_in"] for o in led[: len(LEAD_INS)]] == list(LEAD_INS)
+    assert [o.config for o in (first, second)] == [{"gold_prefix": 1}, {"gold_prefix": 2}]
+    assert first.aside and np.mean(list(first.values["forget"].values())) == pytest.approx(
+        direct.details["prefix_success"][1]
+    )
     plain = score_sheet(half_taught, make_sheet(half_taught.encoder, REQUEST.forget, "forget"))
     for a, b in zip(direct.evidence["forget"], plain, strict=True):
         np.testing.assert_array_equal(a.logprobs, b.logprobs)

@@ -42,9 +42,9 @@ class LeakAtK(Attack):
     """Chance that one of k samples holds the answer: 1 − C(n−c, k)/C(n, k), c of n samples leak.
 
     `how: exact` is 1 − (1−p)^k with p the probability that a sample begins with the answer, from one
-    teacher-forced pass: a lower bound that needs no sampling. A sample leaks if it holds the answer's words in
-    a row, one of its rewordings, or all of the record's keywords. Documents are left out. `details` has the
-    level of a blind guesser among the answers of the split.
+    teacher-forced pass: a lower bound that needs no sampling. A sample leaks if it holds the answer's words
+    in a row, one of its rewordings, or all of the record's keywords. Documents are left out. `details` has
+    the level of a blind guesser among the answers of the split.
     """
 
     n: int = 0  # samples per question; 0: the profile's
@@ -71,7 +71,9 @@ class LeakAtK(Attack):
             return
         n = self.n or SAMPLES[field.profile]
         for temperature in self.temperatures or TEMPERATURES[field.profile]:
-            leaks = {s: self._sampled(subject, records, n, temperature, field) for s, records in asked.items()}
+            leaks = {
+                s: self._sampled(subject, records, n, temperature, field) for s, records in asked.items()
+            }
             for k in (k for k in KS if k <= n):
                 values = {s: {r: leak_at_k(n, c, k) for r, c in found.items()} for s, found in leaks.items()}
                 about: dict[str, Any] = {"samples": n, "guess": guess_level(guess, k)}

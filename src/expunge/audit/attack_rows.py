@@ -25,7 +25,7 @@ from expunge.audit.recovery import (
 from expunge.audit.scorecard import AttackRow, CurvePoint
 from expunge.errors import NotComputable
 from expunge.metrics.base import Score
-from expunge.stats import Clusters, percentile_interval, seed_from
+from expunge.stats import Clusters, seed_from
 
 __all__ = ["Direct", "attack_rows", "residual"]
 
@@ -75,7 +75,8 @@ def attack_rows(
     """The rows of one attack (one per configuration, and the worst of them) and its curves over steps.
 
     The worst is a maximum over configurations, so they must be scored alike: by one metric, on the same
-    records. Where an attack scores in several ways or on several sets of records, each has its own worst. An
+    records. Where an attack scores in several ways or on several sets of records, the first decides whether
+    it found nothing; a further one, which may be coarser, is a worst of its own where it found something. An
     outcome that is set aside has a row and no recovery.
     """
     configs: dict[str, dict[str, list[Mapping[str, Any]]]] = {}
@@ -87,12 +88,18 @@ def attack_rows(
     alike: dict[Any, dict[str, Mapping[str, Entries]]] = {}
     for key, models in leaking.items():
         alike.setdefault(_own_metric(models), {})[key] = models
-    rows = [
-        row for sweep in alike.values() for part in _comparable(sweep) for row in _sweep(name, part, direct)
-    ]
+    parts = [_sweep(name, part, direct) for sweep in alike.values() for part in _comparable(sweep)]
+    rows = [row for part in parts for row in part]
+    if any(row.worst and row.recovery is not None for row in (parts[0] if parts else ())):
+        rows = [*parts[0], *(_found_or_not(row) for part in parts[1:] for row in part)]
     rows += [_aside_row(name, json.loads(k), m, direct) for k, m in configs.items() if k not in leaking]
     curves = [point for key, models in leaking.items() for point in _curve(name, key, models, direct)]
     return rows, curves
+
+
+def _found_or_not(row: AttackRow) -> AttackRow:
+    """The row, a worst of its own only where its recovery is clear of 0."""
+    return row.model_copy(update={"worst": row.worst and row.low is not None and row.low > 0})
 
 
 def _all(models: Mapping[str, Entries]) -> Iterator[Mapping[str, Any]]:
@@ -152,7 +159,7 @@ def _aside_row(name: str, config: dict[str, Any], models: Mapping[str, Entries],
         clusters = Clusters([_entity(entry, split, i, direct) for i in ids], seed_from(direct.seed, "attack"))
         details["excess"] = [
             float((ours - before).mean()),
-            *percentile_interval(clusters.ratio(ours - before)),
+            *clusters.ends(clusters.ratio(ours - before)),
         ]
     return AttackRow(
         attack=name,

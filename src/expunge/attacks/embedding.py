@@ -1,0 +1,258 @@
+"""Free input vectors: the worst input there is, text or not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from expunge.attacks.base import ATTACKS, Attack, Field, Outcome
+from expunge.attacks.prefill import with_lead_in
+from expunge.attacks.rtt import split_facts
+from expunge.data.batching import Batch, collate
+from expunge.data.encoding import Encoded, Encoder
+from expunge.data.records import Record
+from expunge.evidence import Evidence
+from expunge.measure.score import score_sheet
+from expunge.measure.sheet import Line, Sheet, make_sheet
+from expunge.progress import track
+from expunge.subjects.forward import forward
+from expunge.subjects.subject import Subject
+
+LEAD_IN = "The answer is"
+ROWS = 64
+"""Rows that are fitted at once."""
+
+MAX_TAUGHT = 64
+"""Facts that the universal vectors are fitted to at most: the budget is fixed, not the request's size."""
+
+Aim = Literal["individual", "universal", "answer"]
+
+
+@ATTACKS.register(
+    "embedding",
+    threat="white-box",
+    kind="prompts",
+    injects="related facts",
+    tier=2,
+    profiles=["deep"],
+    budget="5 free vectors, 50 signed gradient steps: for each record, over two folds, and on the answers",
+    source="Schwinn et al. 2024, arXiv 2402.09063",
+)
+@dataclass(frozen=True, kw_only=True)
+class Embedding(Attack):
+    """Put j free vectors behind the prompt and move them by signed gradient steps on the NLL of a target.
+
+    Individual: one set per record, target a neutral lead-in, the answer scored behind it; nothing is
+    injected. Universal: one set for all, fitted to the answers of some facts T and scored on the others E,
+    which share no entity and no answer. Answer: one set per record, fitted to its own answer; any flexible
+    input can spell that, so it stands aside for comparison. The weights do not change.
+    """
+
+    vectors: int = 5
+    steps: int = 50
+    step_size: float = 0.05  # of the mean norm of an input embedding, spread over its dimensions
+
+    def missing(self, field: Field) -> str | None:
+        documents = all(r.is_document for r in field.request.forget)
+        return "documents are not asked" if documents else None
+
+    def run(self, subject: Subject, field: Field) -> Iterator[Outcome]:
+        subject.need("weights", "logprobs", what="the attack embedding")
+        asked = {s: [r for r in records if not r.is_document] for s, records in field.scored().items()}
+        folds = split_facts(asked["forget"], 2, field.seed)
+        fits = len(folds) + sum(-(-len(r) // ROWS) for r in (*asked.values(), asked["forget"]))
+        with track("attack embedding", self.steps * fits) as advance:
+            yield Outcome({"target": "none", "vectors": 0}, _direct(subject, asked))
+            yield self._individual(subject, asked, advance)
+            if folds:
+                yield self._universal(subject, folds, asked.get("holdout", []), advance)
+            yield self._answer(subject, asked["forget"], advance)
+
+    def _individual(self, subject: Subject, asked: Mapping[str, list[Record]], advance: Any) -> Outcome:
+        found, curve = {}, []
+        for split, records in asked.items():
+            led = [with_lead_in(subject.encoder, r, LEAD_IN) for r in records]
+            targets = [_cut(subject.encoder.encode(r), e) for r, e in zip(records, led, strict=True)]
+            soft, losses = self._fit_each(subject, targets, advance)
+            found[split] = _scored(subject, records, split, led, targets, soft)
+            curve = curve or losses
+        return Outcome({"target": "lead-in", "vectors": self.vectors}, found, details={"loss": _ends(curve)})
+
+    def _universal(
+        self, subject: Subject, folds: Sequence[Any], holdout: Sequence[Record], advance: Any
+    ) -> Outcome:
+        rows: dict[str, list[Any]] = {}
+        curve: list[float] = []
+        for i, fold in enumerate(folds):
+            taught = [subject.encoder.encode(r) for r in fold.train[:MAX_TAUGHT]]
+            soft, losses = self._fit(subject, taught, advance, shared=True)
+            curve = curve or losses
+            for split, records in (("forget", fold.scored), ("holdout", holdout[i :: len(folds)])):
+                if records:
+                    plain = [subject.encoder.encode(r) for r in records]
+                    same = soft.expand(len(plain), -1, -1)
+                    rows.setdefault(split, []).extend(_scored(subject, records, split, plain, plain, same))
+        evidence = {split: Evidence(split, found) for split, found in rows.items()}
+        return Outcome(
+            {"target": "other facts", "vectors": self.vectors}, evidence, details={"loss": _ends(curve)}
+        )
+
+    def _answer(self, subject: Subject, records: Sequence[Record], advance: Any) -> Outcome:
+        plain = [subject.encoder.encode(r) for r in records]
+        soft, losses = self._fit_each(subject, plain, advance)
+        return Outcome(
+            {"target": "the answer", "vectors": self.vectors},
+            {"forget": _scored(subject, records, "forget", plain, plain, soft)},
+            aside="the vectors were fitted to the answer itself: any model can be made to spell it",
+            details={"loss": _ends(losses), "injects": "the answer"},
+        )
+
+    def _fit_each(
+        self, subject: Subject, targets: Sequence[Encoded], advance: Any
+    ) -> tuple[Tensor, list[float]]:
+        """Vectors of its own for every row, a batch at a time; the loss curve is the first batch's."""
+        parts = [targets[i : i + ROWS] for i in range(0, len(targets), ROWS)]
+        found = [self._fit(subject, part, advance) for part in parts]
+        return torch.cat([soft for soft, _ in found]), found[0][1]
+
+    def _fit(
+        self, subject: Subject, targets: Sequence[Encoded], advance: Any, *, shared: bool = False
+    ) -> tuple[Tensor, list[float]]:
+        """The best vectors seen, [1 or R, j, D], and the best loss so far after every step."""
+        rows = [widened(e, self.vectors, subject.encoder.pad_id) for e in targets]
+        batch = collate(rows, subject.encoder.pad_id).to(subject.device)
+        table = subject.model.get_input_embeddings().weight.detach().float()  # type: ignore[operator]
+        start = table.mean(0).expand(1 if shared else len(rows), self.vectors, -1)
+        stride = self.step_size * float(table.norm(dim=-1).mean()) / table.shape[1] ** 0.5
+        soft = start.clone().requires_grad_(True)
+        best, least = start.clone(), torch.full((len(start),), torch.inf, device=start.device)
+        curve: list[float] = []
+        with frozen(subject):
+            for step in range(self.steps + 1):
+                losses = _losses(subject, batch, soft)  # [R]
+                own = losses.mean()[None] if shared else losses
+                better = own.detach() < least
+                best[better], least[better] = soft.detach()[better], own.detach()[better]
+                curve.append(float(least.mean()))
+                if step == self.steps:
+                    break
+                (grad,) = torch.autograd.grad(losses.sum(), soft)
+                soft = (soft - stride * grad.sign()).detach().requires_grad_(True)
+                advance()
+        return best, curve
+
+
+@dataclass
+class Softened(Subject):
+    """A subject that reads free vectors behind the question, `lead` tokens before the answer."""
+
+    soft: Tensor | None = None  # [1, j, D]
+    lead: int = 0
+
+    def logits(self, batch: Batch) -> Tensor:
+        moved = replace(batch, col=batch.col - self.lead)
+        with self.evaluating() as model, inserted(model, moved, self.soft):
+            found = forward(model, batch).logits
+        assert found is not None
+        return found
+
+
+@contextmanager
+def inserted(model: Any, batch: Batch, soft: Tensor | None) -> Iterator[None]:
+    """The model's input embeddings with `soft` before each row's first answer token; mask and positions are
+    the longer row's own."""
+    if soft is None or soft.shape[1] == 0:
+        yield
+        return
+    first = batch.num_tokens.cumsum(0) - batch.num_tokens
+    columns = batch.col[first][:, None] + torch.arange(1 - soft.shape[1], 1, device=soft.device)
+    rows = torch.arange(len(batch), device=soft.device)[:, None].expand_as(columns)
+
+    def replaced(_: Any, __: Any, output: Tensor) -> Tensor:
+        changed = output.clone()
+        changed[rows, columns] = soft.expand(len(batch), -1, -1).to(output.dtype)
+        return changed
+
+    handle = model.get_input_embeddings().register_forward_hook(replaced)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def frozen(subject: Subject) -> Iterator[None]:
+    """Eval mode, no gradient reaches a weight; what needed one before needs it again after."""
+    needed = [p for p in subject.model.parameters() if p.requires_grad]
+    training = subject.model.training
+    subject.model.eval()
+    for p in needed:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in needed:
+            p.requires_grad_(True)
+        subject.model.train(training)
+
+
+def widened(encoded: Encoded, j: int, pad_id: int) -> Encoded:
+    """The row with j places between prompt and answer."""
+    prompt, answer = encoded.ids[: encoded.num_prompt], encoded.answer_ids
+    return replace(encoded, ids=(*prompt, *[pad_id] * j, *answer), num_prompt=encoded.num_prompt + j)
+
+
+def _losses(subject: Subject, batch: Batch, soft: Tensor) -> Tensor:
+    """Mean NLL of each row's target, [R]."""
+    with inserted(subject.model, batch, soft):
+        logits = forward(subject.model, batch).logits
+    assert logits is not None
+    nll = torch.nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none")
+    total = torch.zeros(len(batch), device=nll.device).index_add(0, batch.row, nll)
+    return total / batch.num_tokens.clamp(min=1)
+
+
+def _cut(plain: Encoded, led: Encoded) -> Encoded:
+    """The prompt and the lead-in as its answer."""
+    return Encoded(led.ids[: led.num_prompt], min(plain.num_prompt, led.num_prompt - 1), False)
+
+
+def _scored(
+    subject: Subject,
+    records: Sequence[Record],
+    split: str,
+    rows: Sequence[Encoded],
+    asked: Sequence[Encoded],
+    soft: Tensor,
+) -> Evidence:
+    """Evidence of the answers in `rows`, with the vectors where `asked` puts them: behind the question."""
+    j, encoder = soft.shape[1], subject.encoder
+    found = []
+    for i, (record, row, question) in enumerate(zip(records, rows, asked, strict=True)):
+        at = question.num_prompt
+        ids = (*row.ids[:at], *[encoder.pad_id] * j, *row.ids[at:])
+        lead = row.num_prompt - at  # tokens of the lead-in, between the vectors and the answer
+        longer = replace(row, ids=ids, num_prompt=row.num_prompt + j)
+        asker = Softened(subject.model, subject.tokenizer, encoder, soft=soft[i : i + 1].detach(), lead=lead)
+        sheet = _one(encoder, record, split, longer)
+        found += score_sheet(asker, sheet).rows
+    return Evidence(split, found)
+
+
+def _one(encoder: Encoder, record: Record, split: str, encoded: Encoded) -> Sheet:
+    sheet = make_sheet(encoder, [record], split)
+    return replace(sheet, lines=(Line(record, "gold", (encoded,), None),))
+
+
+def _direct(subject: Subject, asked: Mapping[str, list[Record]]) -> dict[str, Evidence]:
+    return {s: score_sheet(subject, make_sheet(subject.encoder, r, s)) for s, r in asked.items()}
+
+
+def _ends(curve: Sequence[float]) -> list[float]:
+    """First and last of a loss curve."""
+    return [curve[0], curve[-1]] if curve else []
