@@ -290,6 +290,7 @@ class ComposePipeline(Pipeline):
     def _write(self, relearned: Mapping[str, Mapping[str, Any]]) -> Composition:
         labels = [UNLEARN, *self.named]
         both = {chain: m["scores"] for chain, m in self.models.items() if len(chain) == 2 and "scores" in m}
+        edits = [label for label, named in self.named.items() if _is_edit(named)]
         pairs = [(i, j) for n, i in enumerate(labels) for j in labels[n + 1 :] if self._asked(i, j)]
         data = {
             "name": self.recipe.name or self.path.name,
@@ -303,14 +304,15 @@ class ComposePipeline(Pipeline):
                 for i, made in self.made.items()
             ],
             "measures": [
-                {"key": m.key, "title": m.title, "metric": m.metric, "split": m.split, "better": m.better}
+                {"key": m.key, "short": m.short, "title": m.title, "metric": m.metric, "split": m.split}
+                | {"better": m.better}
                 for m in self.measures
             ],
             "models": [
                 {"asked": list(chain), **m, "scores": _rows(m.get("scores", {}))}
                 for chain, m in self.models.items()
             ],
-            "orders": order_rows(self.measures, pairs, both),
+            "orders": order_rows(self.measures, pairs, both, edits),
             "same_facts": [
                 {"model": m["name"], "asked": list(chain), "relearned": relearned.get(m["name"])}
                 for chain, m in self.models.items()

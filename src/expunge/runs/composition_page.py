@@ -150,15 +150,17 @@ def _orders(data: Data) -> dict[str, Any]:
     found = {(row["first"], row["second"], row["measure"]): row for row in data["orders"]}
     rows = []
     for i, j in dict.fromkeys((row["first"], row["second"]) for row in data["orders"]):
-        cells = [cell for key in keys for cell in _pair(found[i, j, key], i, j)]
+        cells = [cell for key in keys for cell in _pair(found.get((i, j, key)), i, j)]
         rows.append({"pair": f"{i}, {j}", "cells": cells})
     return {"head": [m for m in data["measures"] if m["key"] in keys], "rows": rows}
 
 
-def _pair(row: Data, i: str, j: str) -> list[Cell]:
+def _pair(row: Data | None, i: str, j: str) -> list[Cell]:
+    if row is None:
+        return [NONE, NONE]
     if row["order_free_error"] is None:
         return [Cell("n/a", reason(shorten(row["reason"], 80))), NONE]
-    higher = "" if not row["signed"] else f"more with {i if row['signed'] > 0 else j} first"
+    higher = "" if not row["signed"] else f"higher: {i if row['signed'] > 0 else j} first"
     return [Cell(number(row["order_free_error"])), Cell(number(row["order_sensitivity"]), higher)]
 
 
@@ -170,7 +172,7 @@ def print_composition(data: Data, folder: Path) -> None:
 
     console = Console()
     shown = [m for m in data["measures"] if m["key"] in ("forget", "kept", "efficacy", "locality")]
-    heads = [f"{m['key']} {SIGNS[m['better']]}" for m in shown]
+    heads = [f"{m['short']} {SIGNS[m['better']]}" for m in shown]
     drawn = Table(Column("chain", no_wrap=True), *heads, "bits", "zeros", box=box.SIMPLE, pad_edge=False)
     for model in data["models"]:
         cells = [_score(model, m["key"]).text for m in shown]

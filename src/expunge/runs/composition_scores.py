@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,10 @@ __all__ = [
     "sizes",
 ]
 
+TOKEN = {"mode": "token"}
+
+NEEDS_EDIT = ("edit_efficacy", "edit_generalization")
+
 EDIT_KINDS = ("paraphrased_prompt", "refusal", "paraphrased_refusal")
 
 
@@ -42,6 +46,7 @@ class Measure:
     """One number of every model: a metric on a split."""
 
     key: str
+    short: str
     title: str
     metric: str
     split: str
@@ -59,18 +64,17 @@ def measures(splits: Sequence[str]) -> list[Measure]:
     """Those that the splits at hand allow; what must stay is read on report records, or on calibration."""
     kept = next((s for s in ("report", "calibration", "retain") if s in splits), "")
     near = "neighbors" if "neighbors" in splits else kept
+    es, edit = "extraction_strength", "edit_efficacy"
     found = [
-        Measure("forget", "extraction strength on forget", "extraction_strength", "forget"),
-        Measure("kept", f"extraction strength on {kept}", "extraction_strength", kept),
-        Measure("neighbors", "extraction strength on neighbors", "extraction_strength", "neighbors"),
-        Measure("perplexity", f"perplexity on {kept}", "perplexity", kept),
-        Measure("efficacy", "edit efficacy: new answer over old", "edit_efficacy", "forget"),
-        Measure(
-            "efficacy_token", "edit efficacy: tokens of the new answer", "edit_efficacy", "forget",
-            {"mode": "token"},
-        ),
-        Measure("generalization", "edit generalization: on paraphrases", "edit_generalization", "forget"),
-        Measure("locality", f"edit locality on {near}", "edit_locality", near),
+        Measure("forget", "ES forget", "extraction strength on forget", es, "forget"),
+        Measure("kept", f"ES {kept}", f"extraction strength on {kept}", es, kept),
+        Measure("neighbors", "ES neighbors", "extraction strength on neighbors", es, "neighbors"),
+        Measure("perplexity", "perplexity", f"perplexity on {kept}", "perplexity", kept),
+        Measure("efficacy", "efficacy", "edit efficacy: new answer over old", edit, "forget"),
+        Measure("efficacy_token", "new tokens", "edit efficacy: new tokens", edit, "forget", TOKEN),
+        Measure("generalization", "generalization", "edit generalization: on paraphrases",
+                "edit_generalization", "forget"),
+        Measure("locality", "locality", f"edit locality on {near}", "edit_locality", near),
     ]  # fmt: skip
     return [m for m in found if m.split in splits]
 
@@ -139,12 +143,18 @@ def order_rows(
     found: Sequence[Measure],
     pairs: Sequence[tuple[str, str]],
     scores: Mapping[tuple[str, str], Mapping[str, Score]],
+    edits: Collection[str],
 ) -> list[dict[str, Any]]:
-    """Order-free error and order sensitivity of every pair of interventions and measure that is a share."""
+    """Order-free error and order sensitivity of every pair of interventions and measure that is a share.
+
+    What asks for a new answer says nothing of pairs of which none writes one.
+    """
     rows = []
     for i, j in pairs:
         for m in found:
             if math.isinf(make_metric(m.metric, **m.settings).range[1]):
+                continue
+            if m.metric in NEEDS_EDIT and not {i, j} & set(edits):
                 continue
             both = {pair: s[m.key] for pair, s in scores.items() if set(pair) == {i, j}}
             error, change = order_free_error(i, j, both), order_sensitivity(i, j, both)
