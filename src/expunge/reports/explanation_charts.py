@@ -7,7 +7,7 @@ from typing import Any
 
 import altair as alt
 
-from expunge.reports.charts import _COLORS, _MODEL_DASHES, _axis, _data, _svg
+from expunge.reports.charts import COLORS, MODEL_DASHES, as_svg, axis, inline
 
 __all__ = ["heat_map", "layer_profile", "signed_map"]
 
@@ -61,7 +61,7 @@ def _cells(
     *,
     signed: bool = False,
 ) -> str:
-    base = alt.Chart(_data(rows)).encode(
+    base = alt.Chart(inline(rows)).encode(
         x=alt.X("layer:O", title="layer", sort=layers, axis=alt.Axis(labelAngle=0)),
         y=alt.Y("record:N", title=what, sort=order),
         opacity=alt.Opacity("value:Q", scale=alt.Scale(domain=[0, 1], range=[0.04, 1]), legend=None),
@@ -69,13 +69,13 @@ def _cells(
     if signed:
         color = alt.Color(
             "sign:N",
-            scale=alt.Scale(domain=[True, False], range=[_COLORS["forget"], _COLORS["keep"]]),
+            scale=alt.Scale(domain=[True, False], range=[COLORS["forget"], COLORS["keep"]]),
             legend=alt.Legend(labelExpr="datum.label == 'true' ? 'conflict' : 'forgetting helps'"),
         )
         chart = base.mark_rect().encode(color=color)
     else:
-        chart = base.mark_rect(color=_COLORS["controlled"])
-    return _svg(chart, title, height=max(120, 60 + CELL * len(order)))
+        chart = base.mark_rect(color=COLORS["controlled"])
+    return as_svg(chart, title, height=max(120, 60 + CELL * len(order)))
 
 
 def layer_profile(values: Mapping[str, Mapping[Any, float]], metric: str, title: str) -> str:
@@ -88,19 +88,19 @@ def layer_profile(values: Mapping[str, Mapping[Any, float]], metric: str, title:
     models = list(values)
     legend = alt.Legend(symbolType="stroke")
     chart = (
-        alt.Chart(_data(rows))
+        alt.Chart(inline(rows))
         .mark_line(strokeWidth=2, point={"filled": True, "size": 22})
         .encode(
-            x=alt.X(**_axis("layer", "block (−1: embeddings)", axis=alt.Axis(tickMinStep=1, format="d"))),
-            y=alt.Y(**_axis("value", metric)),
+            x=alt.X(**axis("layer", "block (−1: embeddings)", axis=alt.Axis(tickMinStep=1, format="d"))),
+            y=alt.Y(**axis("value", metric)),
             color=alt.Color(
                 "model:N", legend=legend,
-                scale=alt.Scale(domain=models, range=[_COLORS[m] for m in models]),
+                scale=alt.Scale(domain=models, range=[COLORS[m] for m in models]),
             ),
             strokeDash=alt.StrokeDash(
                 "model:N", legend=legend,
-                scale=alt.Scale(domain=models, range=[_MODEL_DASHES[m] for m in models]),
+                scale=alt.Scale(domain=models, range=[MODEL_DASHES[m] for m in models]),
             ),
         )
     )  # fmt: skip
-    return _svg(chart, title)
+    return as_svg(chart, title)

@@ -45,6 +45,9 @@ DEFAULT_LOCALIZERS = (
 DEFAULT_ATTRIBUTIONS = ("gradient_dot", "ekfac", "embedding")
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
 READ_METRIC = "probability"
+NOISE = 0.05
+"""A layer where the original beats the oracle by less says nothing about what was forgotten."""
+
 MOST_LAYERS = 17
 COMPARED = 64
 """Retain records that forget is set against, and records of the table at most."""
@@ -183,12 +186,13 @@ class Explanation:
             if len(by_model) == 3:
                 try:
                     profiles[name] = depth_profile(
-                        by_model["original"], by_model["controlled"], by_model["oracle"]
+                        by_model["original"], by_model["controlled"], by_model["oracle"], noise=NOISE
                     )._asdict()
                 except NotComputable as reason:
                     profiles[name] = {"reason": str(reason)}
         return {
             "metric": READ_METRIC,
+            "noise": NOISE,
             "values": {name: by_model for name, by_model in read.items() if by_model},
             "profiles": profiles,
             "reasons": reasons,
@@ -233,16 +237,21 @@ class Explanation:
         return told
 
     def attribute(self, name: str) -> dict[str, Any]:
-        """The five records that each forget record's answer comes from, among forget and retain."""
+        """The five records that each forget record's answer comes from, among forget and retain.
+
+        Each is asked in other words where the request has them: a record is then not its own query.
+        """
         attribution = ATTRIBUTIONS.make(name)
         known = [*self.forget, *self.retain]
-        found = attribution.attribute(self.original, self.forget, known, seed=self.seed)
+        asked = [r.asked(r.paraphrased_prompts[0]) if r.paraphrased_prompts else r for r in self.forget]
+        found = attribution.attribute(self.original, asked, known, seed=self.seed)
         top = {query: found.top(query) for query in found.queries}
         return {
             "scale": attribution.card.fields["scale"],
             "summary": attribution.card.summary,
             "notes": list(found.notes),
             "records": len(known),
+            "asked_otherwise": sum(bool(r.paraphrased_prompts) for r in self.forget),
             "top": top,
             "own_first": sum(best[0][0] == query for query, best in top.items()) / len(top),
         }
