@@ -59,8 +59,8 @@ def test_percentile_interval_leaves_out_what_is_not_a_number():
 
 def test_few_clusters_are_flagged():
     assert Clusters(["a"], 0).flags == ("one_cluster",)
-    assert Clusters(range(19), 0).flags == ("few_clusters",)
-    assert Clusters(range(20), 0).flags == ()
+    assert Clusters(range(39), 0).flags == ("few_clusters",)
+    assert Clusters(range(40), 0).flags == ()
 
 
 @pytest.mark.parametrize("values", [[], [0.5, -0.1]])
@@ -97,25 +97,24 @@ def test_auc_draws_equal_weighting_every_pair():
         assert got[d] == pytest.approx(auc(*drawn))
 
 
-def people(rng, count, each, spread):
-    """Values with an effect per person: (values, entity of each)."""
-    effect = rng.normal(0, spread, count)
-    return np.repeat(effect, each) + rng.normal(0, 1, count * each), np.repeat(np.arange(count), each)
+def test_few_entities_read_further_out_in_the_same_draws():
+    draws = np.random.default_rng(0).normal(size=4000)
+    wide, plain = percentile_interval(draws, clusters=6), percentile_interval(draws)
+    assert wide.low < plain.low < plain.high < wide.high
+    # Against the formula: t(0.025, 5) = -2.570582, times sqrt(6/5) = -2.815932, below it Φ = 0.002432.
+    assert wide == pytest.approx(np.quantile(draws, [0.002432, 1 - 0.002432]), abs=1e-3)
+    assert percentile_interval(draws, clusters=1e9) == pytest.approx(plain, abs=1e-4)
 
 
-def test_interval_covers_the_truth_about_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    mean_hits = naive_hits = auc_hits = 0
-    for trial in range(200):
-        values, who = people(rng, 40, 5, 1.0)
-        others, others_who = people(rng, 40, 5, 1.0)
-        low, high = percentile_interval(Clusters(who, seed_from(trial)).ratio(values))
-        mean_hits += low <= 0 <= high
-        low, high = percentile_interval(Clusters(range(len(values)), seed_from(trial)).ratio(values))
-        naive_hits += low <= 0 <= high
-        sides = Clusters(who, seed_from(trial, "m")), Clusters(others_who, seed_from(trial, "n"))
-        low, high = percentile_interval(auc_draws(values, others, *sides))
-        auc_hits += low <= 0.5 <= high
-    assert 0.88 <= mean_hits / 200 <= 0.99
-    assert 0.88 <= auc_hits / 200 <= 0.99
-    assert naive_hits < mean_hits - 20  # records taken for independent: far too narrow
+def test_interval_stays_inside_the_range_of_the_draws_and_follows_finish():
+    clusters = Clusters(list("aabccc"), 0)
+    values = np.array([0, 1, 1, 0, 0, 1.0])
+    low, high = clusters.interval(values)
+    assert 0 <= low < values.mean() < high <= 1
+    assert clusters.interval(values, finish=lambda v: 1 - v) == pytest.approx((1 - high, 1 - low))
+    assert Clusters(list("aaaaaa"), 0).interval(values) is None
+
+
+def test_unequal_entities_count_for_fewer():
+    assert Clusters(list("abcd"), 0).effective == 4
+    assert Clusters([*"a" * 97, *"bcd"], 0).effective == pytest.approx(100**2 / (97**2 + 3))

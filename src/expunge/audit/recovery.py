@@ -100,11 +100,15 @@ def strongest(per_record: Mapping[str, float], sources: Mapping[str, str]) -> di
 
 
 class Attacked(NamedTuple):
-    """One model at its worst over configurations: value, bootstrap draws, which configuration it was."""
+    """One model at its worst over configurations: value, bootstrap draws, which configuration it was.
+
+    `clusters`: the entities the draws resample, as `percentile_interval` counts them.
+    """
 
     value: float
     draws: np.ndarray
     worst: int
+    clusters: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def attacked(scores: np.ndarray, clusters: Clusters) -> Attacked:
     means = table.mean(axis=1)
     worst = int(means.argmax())
     draws = np.stack([clusters.ratio(row) for row in table])
-    return Attacked(float(means[worst]), draws.max(axis=0), worst)
+    return Attacked(float(means[worst]), draws.max(axis=0), worst, clusters.effective)
 
 
 def recover(original: Attacked, controlled: Attacked, oracle: Attacked) -> Recovery:
@@ -142,8 +146,12 @@ def recover(original: Attacked, controlled: Attacked, oracle: Attacked) -> Recov
     """
     value = leakage(controlled.value, oracle.value)
     gap, difference = original.draws - oracle.draws, controlled.draws - oracle.draws
-    result = (original.value, controlled.value, oracle.value, value, percentile_interval(difference))
-    low, high = percentile_interval(gap)
+    fewest = min(model.clusters for model in (original, controlled, oracle))
+    result = (
+        original.value, controlled.value, oracle.value, value,
+        percentile_interval(difference, clusters=fewest),
+    )  # fmt: skip
+    low, high = percentile_interval(gap, clusters=fewest)
     try:
         share = recovery(
             original.value, controlled.value, oracle.value, half_width=np.nan_to_num((high - low) / 2)
@@ -152,7 +160,7 @@ def recover(original: Attacked, controlled: Attacked, oracle: Attacked) -> Recov
         return Recovery(*result, reason=str(error))
     shares = np.full(len(gap), np.nan)
     np.divide(difference, gap, out=shares, where=gap > 0)  # a draw without a gap has no recovery
-    return Recovery(*result, share, percentile_interval(shares))
+    return Recovery(*result, share, percentile_interval(shares, clusters=fewest))
 
 
 # How fast it comes back -------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from expunge.controls.bar import Bar, bar_value, is_met, within_noise
 from expunge.controls.base import CONTROLS, Control, Scene
 from expunge.controls.search import Curve, Found, search_alpha
 from expunge.metrics.base import Score
-from expunge.stats import Clusters, percentile_interval, seed_from
+from expunge.stats import Clusters, seed_from
 
 __all__ = ["UWC", "Calibration", "alpha_interval"]
 
@@ -93,10 +93,11 @@ def alpha_interval(
     values = np.array([[scores[a].per_record[r] for r in records] for a in complete])
     if not np.allclose(values.mean(1), [scores[a].value for a in complete], rtol=1e-6):  # type: ignore[arg-type]
         return None
-    weights = Clusters(entities, seed_from(seed, "alpha")).weights()
+    clusters = Clusters(entities, seed_from(seed, "alpha"))
+    weights = clusters.weights()
     draws = (weights @ values.T) / weights.sum(1, keepdims=True)
     crossings = np.array([_crossing(complete, row, bar) for row in draws])
-    low, high = percentile_interval(crossings)
+    low, high = clusters.ends(crossings)
     return (low, high)
 
 

@@ -18,7 +18,7 @@ from expunge.errors import ConfigError, Problem, nearest
 from expunge.evidence import Evidence, Row, is_forget_side
 from expunge.metrics import METRICS
 from expunge.registry import Card
-from expunge.stats import Clusters, percentile_interval, seed_from
+from expunge.stats import Clusters, seed_from
 
 __all__ = [
     "METRICS",
@@ -217,11 +217,9 @@ class RecordMetric(Metric):
         ids = sorted(values)
         numerator, denominator = np.array([terms[i] for i in ids], dtype=float).T
         clusters = Clusters(evidence.entities(ids), seed_from(seed, self.name))
-        low = high = None
         with np.errstate(over="ignore"):
             value = float(self.finish(numerator.sum() / denominator.sum()))
-            if clusters.count > 1:
-                low, high = percentile_interval(self.finish(clusters.ratio(numerator, denominator)))
+            low, high = clusters.interval(numerator, denominator, self.finish) or (None, None)
 
         records = [RecordRows(evidence, i, gold[i]) for i in values]
         flags, details = list(clusters.flags), self.details(records)

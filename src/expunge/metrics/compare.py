@@ -10,7 +10,7 @@ import numpy as np
 
 from expunge.errors import NotComputable
 from expunge.metrics.base import Score
-from expunge.stats import Clusters, percentile_interval, seed_from
+from expunge.stats import Clusters, seed_from
 
 __all__ = ["Comparison", "oracle_fraction", "oracle_gap", "paired_difference"]
 
@@ -43,9 +43,8 @@ def paired_difference(a: Score, b: Score, entities: Mapping[str, str], seed: int
     except NotComputable as reason:
         return Comparison(None, reason=str(reason))
     difference = values[0] - values[1]
-    value, low, high = float(difference.mean()), None, None
-    if clusters.count > 1:
-        low, high = percentile_interval(clusters.ratio(difference))
+    value = float(difference.mean())
+    low, high = clusters.interval(difference) or (None, None)
     return Comparison(value, low, high, len(difference), value, clusters.flags)
 
 
@@ -87,9 +86,7 @@ def oracle_fraction(
         values, clusters = _pair([original, model, oracle], entities or {}, seed)
     except NotComputable:
         return Comparison(change / whole, n=model.n, signed=change, flags=("no_interval",))
-    low = high = None
-    if clusters.count > 1:
-        low, high = percentile_interval(clusters.ratio(values[0] - values[1], values[0] - values[2]))
+    low, high = clusters.interval(values[0] - values[1], values[0] - values[2]) or (None, None)
     return Comparison(change / whole, low, high, values.shape[1], change, clusters.flags)
 
 

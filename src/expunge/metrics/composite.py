@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from expunge.metrics.base import Metric, ModelEvidence, RecordMetric, Score
-from expunge.stats import Clusters, percentile_interval, seed_from
+from expunge.stats import Clusters, seed_from
 
 __all__ = ["Composite"]
 
@@ -44,10 +44,12 @@ class Composite(Metric):
             "zero_components": [name for name, value in values.items() if value == 0],
         }
         low = high = None
-        draws = [self._draws(model, s, seed) for s in scores]
-        if all(d is not None for d in draws):
+        clusters = [self._clusters(model, s, seed) for s in scores]
+        if all(c.count > 1 for c in clusters):
+            draws = [self._draws(model, s, c) for s, c in zip(scores, clusters, strict=True)]
+            fewest = min(clusters, key=lambda c: c.effective)
             with np.errstate(divide="ignore"):
-                low, high = percentile_interval(self.combine(np.array(draws)))
+                low, high = fewest.ends(self.combine(np.array(draws)))
         with np.errstate(divide="ignore"):
             # A harmonic mean of float sums may leave [0, 1] by a rounding.
             value = min(max(float(self.combine(np.array(list(values.values())))), 0.0), 1.0)
@@ -59,12 +61,12 @@ class Composite(Metric):
             flags=flags, settings={**self.settings, **readers}, details=details,
         )  # fmt: skip
 
-    def _draws(self, model: ModelEvidence, score: Score, seed: int) -> np.ndarray | None:
-        """Draws of one component; the entities drawn are the same for all components of a split."""
+    def _clusters(self, model: ModelEvidence, score: Score, seed: int) -> Clusters:
+        """The entities of one component's split; the same are drawn for all components of it."""
         evidence = model[score.split]
-        ids = sorted(evidence.gold)
-        clusters = Clusters(evidence.entities(ids), seed_from(seed, self.name, score.split))
-        if clusters.count == 1:
-            return None
+        return Clusters(evidence.entities(sorted(evidence.gold)), seed_from(seed, self.name, score.split))
+
+    def _draws(self, model: ModelEvidence, score: Score, clusters: Clusters) -> np.ndarray:
+        ids = sorted(model[score.split].gold)
         present = np.array([i in score.per_record for i in ids], dtype=float)
         return clusters.ratio(np.array([score.per_record.get(i, 0.0) for i in ids]), present)

@@ -10,7 +10,7 @@ import numpy as np
 from expunge.evidence import Evidence
 from expunge.metrics.base import METRICS, Metric, ModelEvidence, RecordRows, Score, Skip, nonfinite, one_of
 from expunge.metrics.truth_ratio import OPTION_MEANS, log_truth_ratio
-from expunge.stats import Clusters, percentile_interval, seed_from
+from expunge.stats import Clusters, seed_from
 
 
 @METRICS.register(
@@ -63,7 +63,7 @@ class ForgetQuality(Metric):
         clusters = Clusters(entities, seed_from(seed, self.name))
         if clusters.count > 1:
             draws = _distance_draws([ratios[i] for i in ids], [expected[i] for i in oracle_ids], clusters)
-            details["distance_low"], details["distance_high"] = percentile_interval(draws)
+            details["distance_low"], details["distance_high"] = clusters.ends(draws)
         with np.errstate(over="ignore"):
             per_record = {record: float(np.exp(d)) for record, d in ratios.items()}
         return Score(

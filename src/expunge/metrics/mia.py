@@ -16,7 +16,7 @@ import numpy as np
 from expunge.errors import NotComputable
 from expunge.evidence import Evidence, Row
 from expunge.metrics.base import METRICS, Metric, ModelEvidence, Score, Skip, nll, nonfinite
-from expunge.stats import Clusters, auc, auc_draws, percentile_interval, seed_from, tpr_at_fpr
+from expunge.stats import Clusters, auc, auc_interval, seed_from, tpr_at_fpr
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,7 @@ class Membership(Metric):
         members, others = sides.arrays
         value, target = auc(members, others), self.target(oracle, split)
         clusters = sides.clusters(seed, self.name)
-        low = high = None
-        if min(c.count for c in clusters) > 1:
-            low, high = percentile_interval(auc_draws(members, others, *clusters))
+        low, high = auc_interval(members, others, *clusters) or (None, None)
         flags = list(dict.fromkeys(flag for c in clusters for flag in c.flags))
         if target is None:
             flags.append("no_oracle")

@@ -9,7 +9,7 @@ import numpy as np
 from expunge.errors import NotComputable
 from expunge.metrics.base import METRICS, Metric, ModelEvidence, Score
 from expunge.metrics.mia import MiaMinK
-from expunge.stats import auc_draws, percentile_interval
+from expunge.stats import auc_draws
 
 
 @METRICS.register(
@@ -58,10 +58,11 @@ class PrivLeak(Metric):
         # Asked for with one seed, both models meet the same drawn entities.
         ours_clusters, theirs_clusters = (side.clusters(seed, self.name) for side in (ours, theirs))
         if min(c.count for c in (*ours_clusters, *theirs_clusters)) > 1:
+            fewest = min((*ours_clusters, *theirs_clusters), key=lambda c: c.effective)
             drawn = 1 - auc_draws(*ours.arrays, *ours_clusters)
             drawn_oracle = 1 - auc_draws(*theirs.arrays, *theirs_clusters)
             with np.errstate(divide="ignore", invalid="ignore"):
-                interval = percentile_interval(100 * (drawn - drawn_oracle) / drawn_oracle)
+                interval = fewest.ends(100 * (drawn - drawn_oracle) / drawn_oracle)
             details["privleak_low"], details["privleak_high"] = interval
             ends = sorted(map(abs, interval))
             low, high = (0.0 if interval.low <= 0 <= interval.high else ends[0]), ends[1]

@@ -63,7 +63,7 @@ def metric_robustness(
         if np.ptp(x[chosen]) > 0 and np.ptp(y[chosen]) > 0:
             draws.append(_fit(x[chosen], y[chosen])[:2])
     found = np.array(draws)
-    ends = [percentile_interval(found[:, i]) for i in (0, 1)]
+    ends = [percentile_interval(found[:, i], clusters=len(names)) for i in (0, 1)]
     return Robustness(pearson, slope, intercept, len(x), *ends)
 
 
