@@ -1,4 +1,4 @@
-"""The permutation over entities against enumeration and scipy, and the bound on ε against its beta quantiles."""
+"""The permutation over entities against enumeration and scipy; the bound on ε against beta quantiles."""
 
 import itertools
 import math

@@ -13,7 +13,6 @@ from expunge.stats import (
     auc_draws,
     harmonic_mean,
     percentile_interval,
-    seed_from,
     tpr_at_fpr,
 )
 

@@ -16,7 +16,7 @@ __all__ = ["EpsilonEstimate", "epsilon_estimate"]
 
 @dataclass(frozen=True)
 class EpsilonEstimate:
-    """`value`: ε ≥ this with `confidence`; 0: nothing shown. `limit`: what a perfect separation would give."""
+    """`value`: ε ≥ this with `confidence`; 0: nothing shown. `limit`: what perfect separation would give."""
 
     value: float
     limit: float
@@ -41,7 +41,7 @@ def epsilon_estimate(
 ) -> EpsilonEstimate:
     """ε̂ = log((TPR − δ)/FPR), TPR and FPR replaced by their Clopper–Pearson bounds; never below 0.
 
-    If unlearning were (ε, δ)-indistinguishable from the oracle, no rule could have P(model) > e^ε P(oracle) + δ.
+    If unlearning were (ε, δ)-indistinguishable from the oracle, no rule had P(model) > e^ε P(oracle) + δ.
     The rule is a threshold on the score, either tail, either model in front. It is chosen on one half of the
     entities and judged on the other, so that the choice costs no confidence; each of the two rates is bounded
     at (1 + confidence)/2 one-sided, so that both hold together.
@@ -49,8 +49,8 @@ def epsilon_estimate(
     What it is: a lower bound from this one attack on these records. What it is not: an upper bound, a
     guarantee, or evidence that ε is small. Two things are assumed: the unit is an entity (the mean over its
     records), because records of one entity are dependent; and units are taken for independent draws of a
-    model's behavior, while two models trained once each also differ by their seeds. A few entities cannot show
-    much: `limit` is the value of a perfect separation. Raises NotComputable below two entities.
+    model's behavior, while two models trained once each also differ by their seeds. A few entities show
+    little: `limit` is the value of a perfect separation. Raises NotComputable below two entities.
     Sources: Jagielski et al. 2020 (arXiv 2006.07709), Nasr et al. 2021 (arXiv 2101.04535).
 
     >>> apart = epsilon_estimate({f"r{i}": 1.0 for i in range(40)}, {f"r{i}": 0.0 for i in range(40)})

@@ -1,7 +1,7 @@
-"""Is the model told apart from the oracle on the forget set? Permutation over entities, and a lower bound on ε.
+"""Can the model be told from the oracle on the forget set? Permutation over entities.
 
-Both take scores by record id of the two models on the same records, and the entity of each record: records of
-one entity are dependent, so an entity moves as a whole.
+Scores by record id of the two models on the same records, and the entity of each record: records of one
+entity are dependent, so an entity moves as a whole.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ class Permuted:
 def permutation_test(
     ours: Mapping[str, float], theirs: Mapping[str, float], entities: Mapping[str, str], seed: int = 0
 ) -> Permuted:
-    """Sign flips of whole entities: would swapping the two models on some entities change the mean difference?
+    """Sign flips of whole entities: is the mean difference more than swapping the two models would give?
 
-    Statistic: the mean over shared records of ours − theirs. Under the null the two models are exchangeable on
+    Statistic: the mean over shared records of ours − theirs. Under the null the models are exchangeable on
     each entity, so each entity's sum of differences may change its sign. All 2^n patterns up to sixteen
     entities (p = share at least as extreme, the seen one among them), else 10,000 seeded ones and
     p = (1 + #)/(1 + 10,000). Raises NotComputable without a shared record.
@@ -100,7 +100,7 @@ def _clusters(ids: list[str], entities: Mapping[str, str], seed: int) -> Cluster
 
 
 def _signs(count: int, seed: int) -> np.ndarray:
-    """Sign patterns, [patterns, entities]: all of them, or seeded ones; the seen pattern (all +) not added."""
+    """Sign patterns, [patterns, entities]: all of them, or seeded ones without the seen one."""
     if count <= EXACT:
         return 1.0 - 2.0 * ((np.arange(2**count)[:, None] >> np.arange(count)) & 1)
     rng = np.random.default_rng(seed_from(seed, "permutation"))
