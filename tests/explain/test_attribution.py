@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from tests.explain.small_facts import ASKED_OTHERWISE, KNOWN, blank, knowing, nl
 from tests.tiny_models import make_subject, some_records
 
 from expunge.data.records import Record
-from expunge.errors import ConfigError
+from expunge.errors import ConfigError, MissingDependency
 from expunge.explain.attribution.ekfac import Influence
 from expunge.explain.attribution.gradient_dot import GradientDot
 from expunge.explain.attribution.tracin import TracIn
@@ -152,3 +154,26 @@ def test_leave_one_out_retraining_agrees():
         scores = made.attribute(whole, queries, facts).scores
         ranks = [spearmanr(a, b).statistic for a, b in zip(scores, moved, strict=True)]
         assert np.mean(ranks) > 0.6, (name, ranks)
+
+
+# Another engine ---------------------------------------------------------------------------------------
+
+
+def test_kronfluence_finds_the_same():
+    """Its EK-FAC damps each matrix by its own mean eigenvalue: with one matrix the scores agree."""
+    pytest.importorskip("kronfluence")
+    both = [
+        Influence(engine=engine, match=r"layers\.1\.mlp\.down_proj", labels="gold")
+        .attribute(knowing(), ASKED_OTHERWISE, KNOWN)
+        .scores.ravel()
+        for engine in ("own", "kronfluence")
+    ]
+    assert np.corrcoef(*both)[0, 1] > 0.95
+    assert 0.5 < np.polyfit(*both, 1)[0] < 2.0
+
+
+def test_without_kronfluence_the_error_is_the_pip_line():
+    if importlib.util.find_spec("kronfluence"):
+        pytest.skip("it is installed")
+    with pytest.raises(MissingDependency, match="pip install --no-deps kronfluence"):
+        Influence(engine="kronfluence").attribute(make_subject(), some_records(1), some_records(2))

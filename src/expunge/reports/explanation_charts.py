@@ -87,11 +87,12 @@ def layer_profile(values: Mapping[str, Mapping[Any, float]], metric: str, title:
     ]
     models = list(values)
     legend = alt.Legend(symbolType="stroke")
+    ticks = alt.Axis(values=sorted({row["layer"] for row in rows}), format="d")
     chart = (
         alt.Chart(inline(rows))
         .mark_line(strokeWidth=2, point={"filled": True, "size": 22})
         .encode(
-            x=alt.X(**axis("layer", "block (−1: embeddings)", axis=alt.Axis(tickMinStep=1, format="d"))),
+            x=alt.X(**axis("layer", "block (−1: embeddings)", axis=ticks)),
             y=alt.Y(**axis("value", metric)),
             color=alt.Color(
                 "model:N", legend=legend,
