@@ -34,6 +34,7 @@ from expunge.metrics import compute, make_metric
 from expunge.metrics.base import ModelEvidence, Score
 from expunge.metrics.compare import paired_difference
 from expunge.metrics.excessive import excessive_unlearning, is_refusal
+from expunge.stats import FEW_CLUSTERS
 
 __all__ = ["Material", "assemble"]
 
@@ -404,8 +405,10 @@ def _limits(material: Material, models: Mapping[str, ModelEvidence], missing: Se
     entities = len({r.entity or r.id for r in material.request.forget})
     if entities == 1:
         limits.append("The forget set is about one entity: no interval can be given for what was forgotten.")
-    elif entities < 20:
-        limits.append("The forget set holds fewer than twenty entities: intervals are too narrow.")
+    elif entities < FEW_CLUSTERS:
+        limits.append(
+            f"The forget set holds fewer than {FEW_CLUSTERS} entities: intervals are widened for it, and rough."
+        )
     if material.facts.get("controlled", {}).get("wrapper"):
         limits.append(
             "The model stands behind a wrapper. Prompts were asked through it; attacks on weights took it "

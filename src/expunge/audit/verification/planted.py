@@ -47,8 +47,7 @@ class Planted(Check):
         clusters = Clusters([seen.entities.get(i) or i for i in ids], seed_from(seen.seed, self.name))
         if clusters.count == 1:
             return float(excess.mean()), float(excess.mean())
-        draws = clusters.ratio(excess)
-        return float(np.quantile(draws, 0.025)), float(np.quantile(draws, 0.975))
+        return clusters.ends(clusters.ratio(excess))
 
 
 def _rates(evidence: ModelEvidence, probes: list[str]) -> dict[str, float]:
