@@ -271,6 +271,20 @@ def test_a_failed_step_takes_its_chains_and_no_others(said, monkeypatch):
 
 
 @pytest.mark.slow
+def test_it_is_shown_again_and_purged(said):
+    """A compressed original still knows the forget set, and evidence holds its answers: both must go."""
+    shown = command("show", FOLDER)
+    assert shown.code == 0, shown.err
+    assert "rtn → unlearn" in shown.out
+    assert "a composition" in command("list", "runs").out
+    assert any("measure-rtn" in name for name in listing(Path("runs/.cache")))
+    assert command("purge", FOLDER, "--yes").code == 0
+    files = [name for name, time in listing(Path("runs")).items() if time]
+    assert [name for name in files if re.search(r"measure|models|attack", name)] == []
+    assert (FOLDER / "composition.html").is_file()
+
+
+@pytest.mark.slow
 def test_bad_input_is_told_at_once(said):
     wrong = command("compose", write_world(), "--interventions", "gtpq,wannda")
     assert wrong.code == 2

@@ -252,7 +252,7 @@ class ComposePipeline(Pipeline):
                 tokens=self._settings.latency, name=f"the model {name}",
             )  # fmt: skip
 
-        folder = self.folder.stage(f"measured/{name}", inputs, work)
+        folder = self.folder.stage(f"measure/{name}", inputs, work)
         self.evidence[name] = stages.read_splits(folder)
         scores = scores_of(self.measures, self.evidence[name], self.evidence["original"], self.recipe.seed)
         sizes = stages.load_json(folder / "sizes.json")

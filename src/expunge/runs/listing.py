@@ -48,6 +48,8 @@ def _runs(folder: Path) -> list[dict[str, Any]]:
         }
         if (path / "tuning.json").is_file():
             row["summary"] = "a search"
+        if (path / "composition.json").is_file():
+            row["summary"] = "a composition"
         card = path / "scorecard.json"
         if card.is_file():
             data = json.loads(card.read_text(encoding="utf-8"))

@@ -17,7 +17,7 @@ __all__ = ["purge"]
 
 PURGED = "(purged)"
 
-HOLDS_TEXT = ("baseline", "measure", "oracle-evidence", "attack", "planted")
+HOLDS_TEXT = ("baseline", "measure", "oracle-evidence", "attack", "planted", "models")
 """Stages whose files hold answers or generated texts, or a model that still knows them."""
 
 

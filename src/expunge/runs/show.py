@@ -15,6 +15,7 @@ from expunge.evidence import read_evidence
 from expunge.progress import say
 from expunge.reports import compare, find_record, print_record, print_summary, write_reports
 from expunge.reports.formatting import byte_size, duration
+from expunge.runs.composition_page import print_composition
 from expunge.runs.pipeline import RunResult
 from expunge.runs.plan import Plan
 from expunge.runs.recommend import Advice, told
@@ -87,6 +88,10 @@ def show_run(folder: Path, *, as_json: bool = False) -> None:
     if (search := Path(folder) / "tuning.json").is_file():
         text = search.read_text(encoding="utf-8")
         sys.stdout.write(text) if as_json else print_tuning(json.loads(text), Path(folder))
+        return
+    if (composed := Path(folder) / "composition.json").is_file():
+        text = composed.read_text(encoding="utf-8")
+        sys.stdout.write(text) if as_json else print_composition(json.loads(text), Path(folder))
         return
     card = read_scorecard(folder)
     if as_json:
