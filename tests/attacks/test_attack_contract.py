@@ -39,6 +39,11 @@ def splits(outcome: Outcome) -> set[str]:
     return {*outcome.evidence, *outcome.values}
 
 
+def leaking(name: str, outcomes: list[Outcome]) -> list[Outcome]:
+    """Without what stands aside, which may score other splits and go below 0."""
+    return [] if attack_card(name).get("aside") else [o for o in outcomes if not o.aside]
+
+
 def attack_card(name: str) -> dict:
     return ATTACKS.card(name).fields
 
@@ -78,7 +83,7 @@ def test_scores_forget_and_placebo_and_leaves_the_subject_alone(name, subject):
     outcomes = run(name, subject, placebo=True)
     assert outcomes
     known = {r.id for r in make_request().forget}
-    for outcome in outcomes:
+    for outcome in leaking(name, outcomes):
         assert {"forget"} <= splits(outcome) <= {"forget", "holdout"}
         for forget in [e for split, e in outcome.evidence.items() if split == "forget"]:
             assert forget.split == "forget"
@@ -87,7 +92,8 @@ def test_scores_forget_and_placebo_and_leaves_the_subject_alone(name, subject):
         if outcome.values:
             assert outcome.metric
             assert all(0 <= v <= 1 + 1e-9 for table in outcome.values.values() for v in table.values())
-    if "oracle" not in attack_card(name).get("peers", ()):  # who needs the oracle needs no placebo
+    if leaking(name, outcomes) and "oracle" not in attack_card(name).get("peers", ()):
+        # who needs the oracle needs no placebo
         assert any("holdout" in splits(outcome) for outcome in outcomes)
     assert fingerprint(subject.model) == before
     assert subject.model.training == mode
@@ -95,7 +101,7 @@ def test_scores_forget_and_placebo_and_leaves_the_subject_alone(name, subject):
 
 @pytest.mark.parametrize("name", ATTACKS.names())
 def test_no_placebo_unless_asked_for(name, subject):
-    assert all(splits(outcome) == {"forget"} for outcome in run(name, subject))
+    assert all(splits(outcome) == {"forget"} for outcome in leaking(name, run(name, subject)))
 
 
 @pytest.mark.parametrize("name", ATTACKS.names())

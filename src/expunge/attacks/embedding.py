@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from dataclasses import field as field_
 from typing import Any, Literal
 
 import torch
@@ -14,11 +15,11 @@ from expunge.attacks.base import ATTACKS, Attack, Field, Outcome
 from expunge.attacks.prefill import with_lead_in
 from expunge.attacks.rtt import split_facts
 from expunge.data.batching import Batch, collate
-from expunge.data.encoding import Encoded, Encoder
+from expunge.data.encoding import Encoded
 from expunge.data.records import Record
 from expunge.evidence import Evidence
 from expunge.measure.score import score_sheet
-from expunge.measure.sheet import Line, Sheet, make_sheet
+from expunge.measure.sheet import Line, make_sheet
 from expunge.progress import track
 from expunge.subjects.forward import forward
 from expunge.subjects.subject import Subject
@@ -54,7 +55,7 @@ class Embedding(Attack):
     """
 
     vectors: int = 5
-    steps: int = 50
+    steps: int | None = None  # None: 50, in a quick audit 10
     step_size: float = 0.05  # of the mean norm of an input embedding, spread over its dimensions
 
     def missing(self, field: Field) -> str | None:
@@ -65,32 +66,38 @@ class Embedding(Attack):
         subject.need("weights", "logprobs", what="the attack embedding")
         asked = {s: [r for r in records if not r.is_document] for s, records in field.scored().items()}
         folds = split_facts(asked["forget"], 2, field.seed)
+        steps = self._steps(field)
         fits = len(folds) + sum(-(-len(r) // ROWS) for r in (*asked.values(), asked["forget"]))
-        with track("attack embedding", self.steps * fits) as advance:
+        with track("attack embedding", steps * fits) as advance:
             yield Outcome({"target": "none", "vectors": 0}, _direct(subject, asked))
-            yield self._individual(subject, asked, advance)
+            yield self._individual(subject, asked, steps, advance)
             if folds:
-                yield self._universal(subject, folds, asked.get("holdout", []), advance)
-            yield self._answer(subject, asked["forget"], advance)
+                yield self._universal(subject, folds, asked.get("holdout", []), steps, advance)
+            yield self._answer(subject, asked["forget"], steps, advance)
 
-    def _individual(self, subject: Subject, asked: Mapping[str, list[Record]], advance: Any) -> Outcome:
+    def _steps(self, field: Field) -> int:
+        return (10 if field.profile == "quick" else 50) if self.steps is None else self.steps
+
+    def _individual(
+        self, subject: Subject, asked: Mapping[str, list[Record]], steps: int, advance: Any
+    ) -> Outcome:
         found, curve = {}, []
         for split, records in asked.items():
             led = [with_lead_in(subject.encoder, r, LEAD_IN) for r in records]
             targets = [_cut(subject.encoder.encode(r), e) for r, e in zip(records, led, strict=True)]
-            soft, losses = self._fit_each(subject, targets, advance)
+            soft, losses = self._fit_each(subject, targets, steps, advance)
             found[split] = _scored(subject, records, split, led, targets, soft)
             curve = curve or losses
         return Outcome({"target": "lead-in", "vectors": self.vectors}, found, details={"loss": _ends(curve)})
 
     def _universal(
-        self, subject: Subject, folds: Sequence[Any], holdout: Sequence[Record], advance: Any
+        self, subject: Subject, folds: Sequence[Any], holdout: Sequence[Record], steps: int, advance: Any
     ) -> Outcome:
         rows: dict[str, list[Any]] = {}
         curve: list[float] = []
         for i, fold in enumerate(folds):
             taught = [subject.encoder.encode(r) for r in fold.train[:MAX_TAUGHT]]
-            soft, losses = self._fit(subject, taught, advance, shared=True)
+            soft, losses = self._fit(subject, taught, steps, advance, shared=True)
             curve = curve or losses
             for split, records in (("forget", fold.scored), ("holdout", holdout[i :: len(folds)])):
                 if records:
@@ -102,9 +109,9 @@ class Embedding(Attack):
             {"target": "other facts", "vectors": self.vectors}, evidence, details={"loss": _ends(curve)}
         )
 
-    def _answer(self, subject: Subject, records: Sequence[Record], advance: Any) -> Outcome:
+    def _answer(self, subject: Subject, records: Sequence[Record], steps: int, advance: Any) -> Outcome:
         plain = [subject.encoder.encode(r) for r in records]
-        soft, losses = self._fit_each(subject, plain, advance)
+        soft, losses = self._fit_each(subject, plain, steps, advance)
         return Outcome(
             {"target": "the answer", "vectors": self.vectors},
             {"forget": _scored(subject, records, "forget", plain, plain, soft)},
@@ -113,15 +120,15 @@ class Embedding(Attack):
         )
 
     def _fit_each(
-        self, subject: Subject, targets: Sequence[Encoded], advance: Any
+        self, subject: Subject, targets: Sequence[Encoded], steps: int, advance: Any
     ) -> tuple[Tensor, list[float]]:
         """Vectors of its own for every row, a batch at a time; the loss curve is the first batch's."""
         parts = [targets[i : i + ROWS] for i in range(0, len(targets), ROWS)]
-        found = [self._fit(subject, part, advance) for part in parts]
+        found = [self._fit(subject, part, steps, advance) for part in parts]
         return torch.cat([soft for soft, _ in found]), found[0][1]
 
     def _fit(
-        self, subject: Subject, targets: Sequence[Encoded], advance: Any, *, shared: bool = False
+        self, subject: Subject, targets: Sequence[Encoded], steps: int, advance: Any, *, shared: bool = False
     ) -> tuple[Tensor, list[float]]:
         """The best vectors seen, [1 or R, j, D], and the best loss so far after every step."""
         rows = [widened(e, self.vectors, subject.encoder.pad_id) for e in targets]
@@ -133,13 +140,13 @@ class Embedding(Attack):
         best, least = start.clone(), torch.full((len(start),), torch.inf, device=start.device)
         curve: list[float] = []
         with frozen(subject):
-            for step in range(self.steps + 1):
+            for step in range(steps + 1):
                 losses = _losses(subject, batch, soft)  # [R]
                 own = losses.mean()[None] if shared else losses
                 better = own.detach() < least
                 best[better], least[better] = soft.detach()[better], own.detach()[better]
                 curve.append(float(least.mean()))
-                if step == self.steps:
+                if step == steps:
                     break
                 (grad,) = torch.autograd.grad(losses.sum(), soft)
                 soft = (soft - stride * grad.sign()).detach().requires_grad_(True)
@@ -149,33 +156,34 @@ class Embedding(Attack):
 
 @dataclass
 class Softened(Subject):
-    """A subject that reads free vectors behind the question, `lead` tokens before the answer."""
+    """A subject that reads free vectors at certain places of certain rows, known by their ids."""
 
-    soft: Tensor | None = None  # [1, j, D]
-    lead: int = 0
+    placed: Mapping[tuple[int, ...], tuple[int, Tensor]] = field_(default_factory=dict)
+    """ids → (where the vectors begin, the vectors [j, D])."""
 
     def logits(self, batch: Batch) -> Tensor:
-        moved = replace(batch, col=batch.col - self.lead)
-        with self.evaluating() as model, inserted(model, moved, self.soft):
+        lengths = batch.attention_mask.sum(1).tolist()
+        rows = [tuple(ids[:n]) for ids, n in zip(batch.input_ids.tolist(), lengths, strict=True)]
+        starts = torch.tensor([self.placed[row][0] for row in rows], device=batch.col.device)
+        soft = torch.stack([self.placed[row][1] for row in rows])
+        with self.evaluating() as model, inserted(model, starts, soft):
             found = forward(model, batch).logits
         assert found is not None
         return found
 
 
 @contextmanager
-def inserted(model: Any, batch: Batch, soft: Tensor | None) -> Iterator[None]:
-    """The model's input embeddings with `soft` before each row's first answer token; mask and positions are
-    the longer row's own."""
-    if soft is None or soft.shape[1] == 0:
-        yield
-        return
-    first = batch.num_tokens.cumsum(0) - batch.num_tokens
-    columns = batch.col[first][:, None] + torch.arange(1 - soft.shape[1], 1, device=soft.device)
-    rows = torch.arange(len(batch), device=soft.device)[:, None].expand_as(columns)
+def inserted(model: Any, starts: Tensor, soft: Tensor) -> Iterator[None]:
+    """The model's input embeddings with `soft` [B, j, D] at `starts` [B] of each row.
+
+    The places are there already, so mask and positions are those of the longer row.
+    """
+    columns = starts[:, None] + torch.arange(soft.shape[1], device=starts.device)
+    rows = torch.arange(len(starts), device=starts.device)[:, None].expand_as(columns)
 
     def replaced(_: Any, __: Any, output: Tensor) -> Tensor:
         changed = output.clone()
-        changed[rows, columns] = soft.expand(len(batch), -1, -1).to(output.dtype)
+        changed[rows, columns] = soft.to(output.dtype)
         return changed
 
     handle = model.get_input_embeddings().register_forward_hook(replaced)
@@ -209,7 +217,9 @@ def widened(encoded: Encoded, j: int, pad_id: int) -> Encoded:
 
 def _losses(subject: Subject, batch: Batch, soft: Tensor) -> Tensor:
     """Mean NLL of each row's target, [R]."""
-    with inserted(subject.model, batch, soft):
+    first = batch.num_tokens.cumsum(0) - batch.num_tokens  # [B], where each row's answer positions begin
+    starts = batch.col[first] + 1 - soft.shape[1]
+    with inserted(subject.model, starts, soft.expand(len(batch), -1, -1)):
         logits = forward(subject.model, batch).logits
     assert logits is not None
     nll = torch.nn.functional.cross_entropy(logits.float(), batch.targets, reduction="none")
@@ -232,21 +242,14 @@ def _scored(
 ) -> Evidence:
     """Evidence of the answers in `rows`, with the vectors where `asked` puts them: behind the question."""
     j, encoder = soft.shape[1], subject.encoder
-    found = []
-    for i, (record, row, question) in enumerate(zip(records, rows, asked, strict=True)):
+    lines, placed = [], {}
+    for record, row, question, own in zip(records, rows, asked, soft.detach(), strict=True):
         at = question.num_prompt
         ids = (*row.ids[:at], *[encoder.pad_id] * j, *row.ids[at:])
-        lead = row.num_prompt - at  # tokens of the lead-in, between the vectors and the answer
-        longer = replace(row, ids=ids, num_prompt=row.num_prompt + j)
-        asker = Softened(subject.model, subject.tokenizer, encoder, soft=soft[i : i + 1].detach(), lead=lead)
-        sheet = _one(encoder, record, split, longer)
-        found += score_sheet(asker, sheet).rows
-    return Evidence(split, found)
-
-
-def _one(encoder: Encoder, record: Record, split: str, encoded: Encoded) -> Sheet:
-    sheet = make_sheet(encoder, [record], split)
-    return replace(sheet, lines=(Line(record, "gold", (encoded,), None),))
+        placed[ids] = (at, own)
+        lines.append(Line(record, "gold", (replace(row, ids=ids, num_prompt=row.num_prompt + j),), None))
+    asker = Softened(subject.model, subject.tokenizer, encoder, placed=placed)
+    return score_sheet(asker, replace(make_sheet(encoder, records, split), lines=tuple(lines)))
 
 
 def _direct(subject: Subject, asked: Mapping[str, list[Record]]) -> dict[str, Evidence]:

@@ -58,7 +58,7 @@ class Gcg(Attack):
     """
 
     length: int = 5
-    steps: int = 20
+    steps: int | None = None  # None: 20, in a quick audit 2
     width: int = 64
     topk: int = 32
 
@@ -70,7 +70,8 @@ class Gcg(Attack):
         asked = {split: _usable(records) for split, records in field.scored().items()}
         made_on = asked["forget"][:PROMPTS]
         yield Outcome({"suffix": 0, "scored": "at once"}, _scored(subject, asked, "", lead=False))
-        found = self.search(subject, made_on, field.seed)
+        steps = (2 if field.profile == "quick" else 20) if self.steps is None else self.steps
+        found = self.search(subject, made_on, steps, field.seed)
         about = {"loss": [found.losses[0], found.losses[-1]], "made_on": len(made_on)}
         for lead in (False, True):
             config = {"suffix": self.length, "scored": "behind the lead-in" if lead else "at once"}
@@ -78,7 +79,7 @@ class Gcg(Attack):
             left_out = {**about, "asked_plainly": len(told)}
             yield Outcome(config, _scored(subject, asked, found.text, lead=lead), details=left_out)
 
-    def search(self, subject: Subject, records: Sequence[Record], seed: int) -> Found:
+    def search(self, subject: Subject, records: Sequence[Record], steps: int, seed: int) -> Found:
         """The best suffix of greedy coordinate gradient on these questions; deterministic in the seed."""
         encoder = subject.encoder
         draw = torch.Generator().manual_seed(seed_from(seed, "gcg") % 2**63)
@@ -86,8 +87,8 @@ class Gcg(Attack):
         suffix = _start(encoder, records, allowed, self.length, draw)
         least = float(_losses(subject, records, [suffix])[0])
         curve = [least]
-        with frozen(subject), track("attack gcg", self.steps) as advance:
-            for _ in range(self.steps):
+        with frozen(subject), track("attack gcg", steps) as advance:
+            for _ in range(steps):
                 slope = _gradient(subject, records, suffix)[:, allowed].cpu()  # [L, V']
                 best = allowed[(-slope).topk(min(self.topk, len(allowed)), dim=1).indices]  # [L, topk]
                 tried = _changed(suffix, best, self.width, draw)
