@@ -147,8 +147,9 @@ def page(found: dict[str, list[Finding]], seconds: float) -> str:
             f"{len(REQUEST.forget)} forget records of {len({r.entity for r in REQUEST.forget})} people, a "
             f"two-layer Llama; asked directly, by {' and '.join(ATTACKS)}. Ordered pairs share models and "
             "are not independent of one another. A planted leak was learned in "
-            f"{LEAK_STEPS} steps; its oracle is another seed's. Six people cannot give a p below 1/64, so a "
-            "leak about one or two of them alone is beyond the permutation test: the verdict must see it.",
+            f"{LEAK_STEPS} steps; its oracle is another seed's. A leak "
+            "about k of the people cannot give a p below 1/2^k: after Holm over three only a leak about all "
+            "six would reject here, so the permutation has no power in a world this small and the verdict must see it.",
             "",
             f"Made by `python perf/false_alarms.py` in {seconds:.0f} seconds.",
             "",
