@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,8 @@ def take_evidence(
         "reference": reference.fingerprint() if reference is not None else None,
         "code": CODE_VERSION,
     }
-    beside = {peer: load for peer, load in (peers or {}).items() if peer in peers_of(plan.annotators)}
+    wanted = peers_of(plan.annotators)
+    beside = {peer: cache(load) for peer, load in (peers or {}).items() if peer in wanted}  # loaded once
     marks = {peer: load().fingerprint() for peer, load in beside.items()}
     result: dict[str, Evidence] = {}
     jobs = []

@@ -96,7 +96,10 @@ class DistanceToOriginal(Annotator):
 
 
 @ANNOTATORS.register(
-    "distance_to_oracle", columns=["js_oracle", "l2_oracle", "layers_oracle"], peers=["oracle"]
+    "distance_to_oracle",
+    columns=["js_oracle", "l2_oracle", "layers_oracle"],
+    peers=["oracle"],
+    splits=["forget", "forget_hard"],
 )
 @dataclass(frozen=True)
 class DistanceToOracle(Annotator):
