@@ -149,7 +149,8 @@ def page(found: dict[str, list[Finding]], seconds: float) -> str:
             "are not independent of one another. A planted leak was learned in "
             f"{LEAK_STEPS} steps; its oracle is another seed's. A leak "
             "about k of the people cannot give a p below 1/2^k: after Holm over three only a leak about all "
-            "six would reject here, so the permutation has no power in a world this small and the verdict must see it.",
+            "six would reject here, so the permutation has no power in a world this small and "
+            "the verdict must see it.",
             "",
             f"Made by `python perf/false_alarms.py` in {seconds:.0f} seconds.",
             "",
