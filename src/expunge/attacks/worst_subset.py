@@ -75,7 +75,8 @@ class WorstSubset(Attack):
                 for split, units in divided.items()
                 if len(units[kind]) > 1
             }
-            values, chosen = found["forget"]
+            values, names = found["forget"]
+            chosen = [_records(half, divided["forget"][kind]) for half in names]
             yield Outcome(
                 {"by": kind, "share": self.share},
                 values={split: ranked for split, (ranked, _) in found.items() if ranked},
@@ -104,6 +105,11 @@ def _divided(records: Sequence[Record], seed: int) -> dict[str, dict[str, Halves
         r.id: ((f"{r.id}/gold",), (f"{r.id}/paraphrased_prompt:0",)) for r in records if r.paraphrased_prompts
     }
     return {"entity": entities, "record": reworded}
+
+
+def _records(names: Sequence[str], units: Mapping[str, Halves]) -> list[str]:
+    """The ids of the records of these units: names of entities have no business in a result."""
+    return sorted({row.rpartition("/")[0] for name in names for half in units[name] for row in half})
 
 
 def looks(units: Mapping[str, Halves], rows: Mapping[str, Row]) -> dict[str, tuple[Look, Look]]:
