@@ -9,9 +9,12 @@ from tests.tiny_models import make_subject, some_records
 from torch.nn.functional import cosine_similarity
 
 from expunge.controls.model_mixing import MixingPath
+from expunge.data.request import Request
 from expunge.explain.conflict import ConflictLog, conflict_along, gradient_conflict
 from expunge.explain.record_gradients import block_parameters
 from expunge.explain.retained import RetainedRow, explains, retained_table
+from expunge.runs.api import unlearn
+from expunge.training import TrainSettings
 from expunge.training.gradients import mean_gradient
 
 RECORDS = some_records(6)
@@ -85,3 +88,17 @@ def test_nearness_explains_who_fell():
     assert explains(rows)["damage"] > 0.4
     flat = [RetainedRow("a", "", 0.0, 0.0, "f", 0.0, -1.0, -1.0) for _ in range(4)]
     assert explains(flat) == {"damage": None, "conflict": None, "similarity": None}
+
+
+def test_the_log_watches_a_training_and_changes_nothing():
+    request = Request({"forget": tuple(KNOWN[:4]), "retain": tuple(KNOWN[4:])})
+    settings = TrainSettings(steps=4, lr=1e-3, batch=4)
+    log = ConflictLog(request.forget, request.retain, every=2)
+    watched = unlearn(knowing(), request, "npo", settings, controls=[log])
+    alone = unlearn(knowing(), request, "npo", settings)
+    assert watched.fingerprint() == alone.fingerprint()
+    assert [point.at for point in log.found] == [0, 2, 4]
+    start = gradient_conflict(knowing(), request.forget, request.retain)
+    end = gradient_conflict(watched, request.forget, request.retain)
+    assert log.found[0].whole == pytest.approx(start.whole, rel=1e-4)
+    assert log.found[-1].whole == pytest.approx(end.whole, rel=1e-4)
