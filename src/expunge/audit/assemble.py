@@ -11,6 +11,7 @@ from typing import Any
 from expunge.audit.aims import judge_aims
 from expunge.audit.attack_rows import Direct, Entries, attack_rows, estimate, residual
 from expunge.audit.facts import certified, not_certified
+from expunge.audit.indistinguishable import beside_the_oracle
 from expunge.audit.scope import scope_rows
 from expunge.audit.scorecard import (
     AlphaPoint,
@@ -113,6 +114,7 @@ def assemble(material: Material, head: Mapping[str, Any], cost: Sequence[CostRow
         verdict=verdict,
         aims=judge_aims(facts, checks, material.request.target.aim),
         checks=checks,
+        indistinguishable=beside_the_oracle(models, direct.metric, direct.entities, material.seed),
         cost=list(cost),
         limits=_limits(material, models, verdict.missing),
         shows_text=material.show_text,
@@ -407,7 +409,7 @@ def _limits(material: Material, models: Mapping[str, ModelEvidence], missing: Se
         limits.append("The forget set is about one entity: no interval can be given for what was forgotten.")
     elif entities < FEW_CLUSTERS:
         limits.append(
-            f"The forget set holds fewer than {FEW_CLUSTERS} entities: intervals are widened for it, and rough."
+            f"The forget set holds fewer than {FEW_CLUSTERS} entities: intervals are widened, and rough."
         )
     if material.facts.get("controlled", {}).get("wrapper"):
         limits.append(

@@ -246,7 +246,8 @@ class Indistinguishable(Part):
     p_value: float = Field(description="two-sided, entities' signs flipped")
     smallest_p: float = Field(description="the least p that this many entities can give")
     entities: int
-    epsilon: float | None = Field(None, description="a lower bound on ε from the best attack tried")
+    epsilon: float | None = Field(None, description="a lower bound on ε, from a threshold on the loss")
+    limit: float | None = Field(None, description="the ε that perfect separation would show here")
     delta: float | None = None
     text: str = ""
 
