@@ -8,7 +8,6 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.special import ndtr, stdtrit
 
 __all__ = [
     "DRAWS",
@@ -73,6 +72,8 @@ def expanded_tail(tail: float, clusters: float) -> float:
     if math.isinf(clusters):
         return tail
     freedom = max(clusters - 1, 0.5)
+    from scipy.special import ndtr, stdtrit  # heavy: not before it is needed
+
     return float(ndtr(stdtrit(freedom, tail) * math.sqrt(1 + 1 / freedom)))
 
 
