@@ -250,6 +250,22 @@ def report(
         typer.echo(str(path))
 
 
+@app.command()
+def study(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Finished runs of one request, of several methods.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the study.")] = Path("runs/study"),
+    metrics: Annotated[str | None, typer.Option(metavar="A,B,…", help="Metrics to compare.")] = None,
+    attacks: Annotated[str | None, typer.Option(metavar="A,B,…", help="Attacks to try them under.")] = None,
+) -> None:
+    """Which metric to trust: measure the models of several runs before and after attacks. Resumable."""
+    from expunge.runs.studying import study as study_runs
+
+    named = [[] if text is None else [n.strip() for n in text.split(",")] for text in (metrics, attacks)]
+    typer.echo(str(study_runs(runs, output, metrics=named[0], attacks=named[1])))
+
+
 @app.command(name="list", cls=NamesMethods)
 def list_(
     what: Annotated[

@@ -17,13 +17,16 @@ import altair as alt
 
 from expunge.reports.tables import Rows
 
-__all__ = ["alpha_curve", "compare_trade_off", "recovery", "relearning", "series", "trade_off"]
+__all__ = [
+    "COLORS", "MODEL_DASHES", "alpha_curve", "as_svg", "axis", "compare_trade_off", "inline", "recovery",
+    "relearning", "series", "trade_off",
+]  # fmt: skip
 
 WIDTH, HEIGHT = 430, 310
 MAX_POINTS = 400  # per line; a longer log is thinned evenly
 
 # Stand-ins that no chart uses otherwise; each becomes the CSS variable of its name.
-_COLORS = {
+COLORS = {
     "ink": "#010101",
     "muted": "#020202",
     "rule": "#030303",
@@ -40,7 +43,7 @@ _COLORS = {
     "keep2": "#0e0e0e",
 }
 _MODEL_SHAPES = {"original": "square", "unlearned": "cross", "controlled": "circle", "oracle": "diamond"}
-_MODEL_DASHES = {"original": [1, 0], "unlearned": [2, 3], "controlled": [1, 0], "oracle": [7, 3]}
+MODEL_DASHES = {"original": [1, 0], "unlearned": [2, 3], "controlled": [1, 0], "oracle": [7, 3]}
 _SPLITS = {
     "calibration": ("keep", [1, 0]),
     "report": ("keep2", [7, 3]),
@@ -50,15 +53,15 @@ _SPLITS = {
 _FONT = "var(--sans)"
 
 
-def _svg(chart: Any, title: str, width: int = WIDTH, height: int = HEIGHT) -> str:
+def as_svg(chart: Any, title: str, width: int = WIDTH, height: int = HEIGHT) -> str:
     """The chart as an <svg> that scales with the page and carries its title for screen readers."""
     chart = chart.properties(width=width, height=height, autosize={"type": "fit", "contains": "padding"})
-    axis = {
-        "labelColor": _COLORS["muted"],
-        "titleColor": _COLORS["muted"],
-        "gridColor": _COLORS["rule"],
-        "domainColor": _COLORS["muted"],
-        "tickColor": _COLORS["rule"],
+    axes = {
+        "labelColor": COLORS["muted"],
+        "titleColor": COLORS["muted"],
+        "gridColor": COLORS["rule"],
+        "domainColor": COLORS["muted"],
+        "tickColor": COLORS["rule"],
         "labelFontSize": 12,
         "titleFontSize": 12,
         "titleFontWeight": "normal",
@@ -70,7 +73,7 @@ def _svg(chart: Any, title: str, width: int = WIDTH, height: int = HEIGHT) -> st
     legend = {
         "orient": "top",
         "title": None,
-        "labelColor": _COLORS["ink"],
+        "labelColor": COLORS["ink"],
         "labelFontSize": 12,
         "symbolStrokeWidth": 2,
         "symbolSize": 90,
@@ -78,14 +81,14 @@ def _svg(chart: Any, title: str, width: int = WIDTH, height: int = HEIGHT) -> st
         "labelLimit": 220,
     }
     chart = chart.configure(
-        background="transparent", font=_FONT, axis=axis, legend=legend, view={"stroke": None}
+        background="transparent", font=_FONT, axis=axes, legend=legend, view={"stroke": None}
     )
     out = io.StringIO()
     chart.save(out, format="svg")
     svg = re.sub(
         r' xmlns(:\w+)?="[^"]*"| (?:aria|role)[\w-]*="[^"]*"| pointer-events="none"', "", out.getvalue()
     )
-    for name, color in _COLORS.items():
+    for name, color in COLORS.items():
         svg = svg.replace(f'"{color}"', f'"var(--{name})"')
     label = html.escape(title)
     return re.sub(
@@ -96,7 +99,7 @@ def _svg(chart: Any, title: str, width: int = WIDTH, height: int = HEIGHT) -> st
     )
 
 
-def _data(rows: Iterable[dict[str, Any]]) -> alt.InlineData:
+def inline(rows: Iterable[dict[str, Any]]) -> alt.InlineData:
     """Rows as the plot can read them: ∞ and NaN have no place on an axis and are left out."""
     return alt.InlineData(
         values=[
@@ -122,43 +125,43 @@ _PLACES: dict[str, dict[str, Any]] = {
 def _rule(value: float, text: str, place: str, color: str) -> Any:
     """A dashed line across the plot with a word beside it; vertical where the word stands left or right."""
     at = {"x" if place in ("left", "right") else "y": "at:Q"}
-    base = alt.Chart(_data([{"at": value, "text": text}]))
-    rule = base.mark_rule(color=_COLORS[color], strokeDash=[5, 4], strokeWidth=1.4).encode(**at)
-    label = base.mark_text(color=_COLORS[color], fontSize=12, **_PLACES[place]).encode(text="text:N", **at)
+    base = alt.Chart(inline([{"at": value, "text": text}]))
+    rule = base.mark_rule(color=COLORS[color], strokeDash=[5, 4], strokeWidth=1.4).encode(**at)
+    label = base.mark_text(color=COLORS[color], fontSize=12, **_PLACES[place]).encode(text="text:N", **at)
     return alt.layer(rule, label)
 
 
-def _axis(field: str, title: str, domain: Sequence[float] | None = None, **more: Any) -> dict[str, Any]:
+def axis(field: str, title: str, domain: Sequence[float] | None = None, **more: Any) -> dict[str, Any]:
     scale = alt.Scale(domain=list(domain), nice=False) if domain else alt.Scale(zero=False, nice=True)
     return {"field": field, "type": "quantitative", "title": title, "scale": scale, **more}
 
 
 def trade_off(rows: Rows, metric: str, bar: float | None) -> str:
     """Retain against 1 − forget: the four models, the α-path between two of them, the bar."""
-    x = alt.X(**_axis("forgotten", f"forgotten: 1 − {metric} →", (0, 1.02)))
-    y = alt.Y(**_axis("kept", f"kept: {metric} ↑", (0, 1.02)))
+    x = alt.X(**axis("forgotten", f"forgotten: 1 − {metric} →", (0, 1.02)))
+    y = alt.Y(**axis("kept", f"kept: {metric} ↑", (0, 1.02)))
     layers = [_rule(bar, "bar", "below", "bar")] if bar is not None and 0 <= bar <= 1 else []
     path = [row for row in rows if row["model"] == "path"]
-    line = alt.Chart(_data(path)).encode(x=x, y=y)
-    layers.append(line.mark_line(color=_COLORS["muted"], strokeWidth=1.2).encode(order="alpha:Q"))
-    layers.append(line.mark_point(color=_COLORS["muted"], filled=True, size=14, opacity=1))
+    line = alt.Chart(inline(path)).encode(x=x, y=y)
+    layers.append(line.mark_line(color=COLORS["muted"], strokeWidth=1.2).encode(order="alpha:Q"))
+    layers.append(line.mark_point(color=COLORS["muted"], filled=True, size=14, opacity=1))
     for row in rows:
         if row["model"] in _MODEL_SHAPES:
             layers += _labeled_point(row, x, y)
-    return _svg(
+    return as_svg(
         alt.layer(*layers), f"Trade-off: {metric} kept on retain against forgotten on forget, by model"
     )
 
 
 def _labeled_point(row: dict[str, Any], x: Any, y: Any) -> list[Any]:
     model = row["model"]
-    color = _COLORS[model]
-    base = alt.Chart(_data([row])).encode(x=x, y=y)
+    color = COLORS[model]
+    base = alt.Chart(inline([row])).encode(x=x, y=y)
     right = row["forgotten"] < 0.6
     below = model in ("controlled", "unlearned") and row["kept"] > 0.15
     return [
         base.mark_point(
-            shape=_MODEL_SHAPES[model], filled=True, size=130, color=color, opacity=1, stroke=_COLORS["paper"]
+            shape=_MODEL_SHAPES[model], filled=True, size=130, color=color, opacity=1, stroke=COLORS["paper"]
         ),
         base.mark_text(
             align="left" if right else "right", dx=9 if right else -9, dy=14 if below else -13, fontSize=12,
@@ -176,18 +179,18 @@ def alpha_curve(rows: Rows, metric: str, bar: float | None, alpha: float | None)
         r[k] for r in rows for k in ("value", "low", "high") if r.get(k) is not None and math.isfinite(r[k])
     ]
     share = bool(bound) and min(bound) >= 0 and max(bound) <= 1
-    x = alt.X(**_axis("alpha", "α: 0 = original, 1 = unlearned", (0, 1)))
-    y = alt.Y(**_axis("value", metric, (0, 1.02) if share else None))
+    x = alt.X(**axis("alpha", "α: 0 = original, 1 = unlearned", (0, 1)))
+    y = alt.Y(**axis("value", metric, (0, 1.02) if share else None))
     legend = alt.Legend(symbolType="stroke", symbolOpacity=1, labelExpr="replace(datum.label, /_/g, ' ')")
     color = alt.Color(
         "split:N",
-        scale=alt.Scale(domain=splits, range=[_COLORS[style[s][0]] for s in splits]),
+        scale=alt.Scale(domain=splits, range=[COLORS[style[s][0]] for s in splits]),
         legend=legend,
     )
     dash = alt.StrokeDash(
         "split:N", scale=alt.Scale(domain=splits, range=[style[s][1] for s in splits]), legend=legend
     )
-    base = alt.Chart(_data(rows)).encode(x=x)
+    base = alt.Chart(inline(rows)).encode(x=x)
     layers = [
         base.transform_filter("isValid(datum.low) && isValid(datum.high)")
         .mark_area(opacity=0.13)
@@ -201,7 +204,7 @@ def alpha_curve(rows: Rows, metric: str, bar: float | None, alpha: float | None)
         layers.append(
             _rule(alpha, f"ships: α = {alpha:.2f}", "right" if alpha < 0.7 else "left", "controlled")
         )
-    return _svg(alt.layer(*layers), f"{metric} on each split against α")
+    return as_svg(alt.layer(*layers), f"{metric} on each split against α")
 
 
 def recovery(rows: Rows, worst: str | None, baseline: str = "oracle") -> str:
@@ -220,33 +223,33 @@ def recovery(rows: Rows, worst: str | None, baseline: str = "oracle") -> str:
         sort=labels,
         title=None,
         scale=alt.Scale(padding=0.8),
-        axis=alt.Axis(labelColor=_COLORS["ink"], labelLimit=160, grid=True),
+        axis=alt.Axis(labelColor=COLORS["ink"], labelLimit=160, grid=True),
     )
-    x = alt.X(**_axis("recovery", "recovery", domain))
-    main = alt.Chart(_data(r for r in shown if r["worst"])).encode(y=y)
-    rest = alt.Chart(_data(r for r in shown if not r["worst"])).encode(y=y, x=x)
+    x = alt.X(**axis("recovery", "recovery", domain))
+    main = alt.Chart(inline(r for r in shown if r["worst"])).encode(y=y)
+    rest = alt.Chart(inline(r for r in shown if not r["worst"])).encode(y=y, x=x)
     missing = [{"label": name} for name in labels if name not in {r["label"] for r in shown}]
     hue = alt.condition(
-        alt.datum["attack"] == worst, alt.value(_COLORS["warn"]), alt.value(_COLORS["controlled"])
+        alt.datum["attack"] == worst, alt.value(COLORS["warn"]), alt.value(COLORS["controlled"])
     )
     layers = [
         _rule(0, f"like the {baseline}", "right", "oracle"),
         _rule(1, "like the original", "left", "original"),
-        rest.mark_point(size=38, color=_COLORS["muted"], opacity=1, strokeWidth=1.2),
+        rest.mark_point(size=38, color=COLORS["muted"], opacity=1, strokeWidth=1.2),
         main.mark_rule(strokeWidth=2.2).encode(x="low:Q", x2="high:Q", color=hue),
         main.mark_point(filled=True, size=95, opacity=1).encode(x=x, color=hue),
     ]
     mark = [r for r in shown if r["worst"] and r["attack"] == worst][:1]
     if mark:
-        tip = alt.Chart(_data([{**mark[0], "text": "worst"}])).encode(y=y, x=x, text="text:N")
-        layers.append(tip.mark_text(dy=-12, fontSize=12, fontWeight="bold", color=_COLORS["warn"]))
+        tip = alt.Chart(inline([{**mark[0], "text": "worst"}])).encode(y=y, x=x, text="text:N")
+        layers.append(tip.mark_text(dy=-12, fontSize=12, fontWeight="bold", color=COLORS["warn"]))
     if missing:
-        none = alt.Chart(_data([{**m, "text": "n/a: see the table"} for m in missing])).encode(
+        none = alt.Chart(inline([{**m, "text": "n/a: see the table"} for m in missing])).encode(
             y=y, x=alt.datum(0), text="text:N"
         )
-        layers.append(none.mark_text(align="left", dx=6, fontSize=12, color=_COLORS["muted"]))
-    order = alt.Chart(_data({"label": name} for name in labels)).mark_point(opacity=0).encode(y=y)
-    return _svg(
+        layers.append(none.mark_text(align="left", dx=6, fontSize=12, color=COLORS["muted"]))
+    order = alt.Chart(inline({"label": name} for name in labels)).mark_point(opacity=0).encode(y=y)
+    return as_svg(
         alt.layer(order, *layers),
         "Recovery of the forgotten knowledge under each attack",
         470,
@@ -257,21 +260,21 @@ def recovery(rows: Rows, worst: str | None, baseline: str = "oracle") -> str:
 def relearning(rows: Rows, metric: str) -> str:
     """The attacked metric against steps of further training, one line per model."""
     models = [m for m in _MODEL_SHAPES if any(r["model"] == m for r in rows)]
-    color = alt.Color("model:N", scale=alt.Scale(domain=models, range=[_COLORS[m] for m in models]))
-    dash = alt.StrokeDash("model:N", scale=alt.Scale(domain=models, range=[_MODEL_DASHES[m] for m in models]))
+    color = alt.Color("model:N", scale=alt.Scale(domain=models, range=[COLORS[m] for m in models]))
+    dash = alt.StrokeDash("model:N", scale=alt.Scale(domain=models, range=[MODEL_DASHES[m] for m in models]))
     shape = alt.Shape("model:N", scale=alt.Scale(domain=models, range=[_MODEL_SHAPES[m] for m in models]))
     values = [r["value"] for r in rows if r["value"] is not None and math.isfinite(r["value"])]
     share = bool(values) and min(values) >= 0 and max(values) <= 1
-    base = alt.Chart(_data(rows)).encode(
-        x=alt.X(**_axis("step", "steps of the attack")),
-        y=alt.Y(**_axis("value", metric, (0, 1.02) if share else None)),
+    base = alt.Chart(inline(rows)).encode(
+        x=alt.X(**axis("step", "steps of the attack")),
+        y=alt.Y(**axis("value", metric, (0, 1.02) if share else None)),
         color=color,
     )
     layers = [
         base.mark_line(strokeWidth=2).encode(strokeDash=dash),
         base.mark_point(filled=True, size=55, opacity=1).encode(shape=shape),
     ]
-    return _svg(alt.layer(*layers), f"{metric} while the model is trained further", WIDTH, 290)
+    return as_svg(alt.layer(*layers), f"{metric} while the model is trained further", WIDTH, 290)
 
 
 def _tick_format(rows: Rows) -> str:
@@ -284,51 +287,51 @@ def series(rows: Rows, column: str, title: str, percent: bool = False) -> str:
     drawn = [{"step": row["step"], "value": row.get(column)} for row in rows]
     drawn = _thin([row for row in drawn if row["value"] is not None])
     y = (
-        _axis("value", "", (0, 1.02))
+        axis("value", "", (0, 1.02))
         if percent
-        else _axis("value", "", axis=alt.Axis(format=_tick_format(drawn), title=None))
+        else axis("value", "", axis=alt.Axis(format=_tick_format(drawn), title=None))
     )
     chart = (
-        alt.Chart(_data(drawn))
-        .mark_line(strokeWidth=1.8, color=_COLORS["controlled"], point=len(drawn) < 3)
-        .encode(x=alt.X(**_axis("step", "step")), y=alt.Y(**{**y, "title": None}))
+        alt.Chart(inline(drawn))
+        .mark_line(strokeWidth=1.8, color=COLORS["controlled"], point=len(drawn) < 3)
+        .encode(x=alt.X(**axis("step", "step")), y=alt.Y(**{**y, "title": None}))
     )
-    return _svg(chart, f"{title} against the optimizer step", 300, 190)
+    return as_svg(chart, f"{title} against the optimizer step", 300, 190)
 
 
 def compare_trade_off(rows: Rows, metric: str) -> str:
     """Several runs in one plane: uncontrolled (ring) and controlled (solid) points joined by a line."""
-    x = alt.X(**_axis("forgotten", f"forgotten: 1 − {metric} →", (0, 1.02)))
-    y = alt.Y(**_axis("kept", f"kept: {metric} ↑", (0, 1.02)))
+    x = alt.X(**axis("forgotten", f"forgotten: 1 − {metric} →", (0, 1.02)))
+    y = alt.Y(**axis("kept", f"kept: {metric} ↑", (0, 1.02)))
     layers = []
     for name in dict.fromkeys(row["run"] for row in rows if row["run"]):
         pair = [row for row in rows if row["run"] == name]
         layers.append(
-            alt.Chart(_data(pair))
-            .mark_line(color=_COLORS["muted"], strokeWidth=1.2, strokeDash=[3, 3])
+            alt.Chart(inline(pair))
+            .mark_line(color=COLORS["muted"], strokeWidth=1.2, strokeDash=[3, 3])
             .encode(x=x, y=y)
         )
     lifts = _label_lifts([row for row in rows if row["model"] != "unlearned"], 350)
     for row in rows:
         model, right = row["model"], row["forgotten"] < 0.6
-        base = alt.Chart(_data([row])).encode(x=x, y=y)
+        base = alt.Chart(inline([row])).encode(x=x, y=y)
         style: dict[str, Any] = {
             "shape": _MODEL_SHAPES[model],
             "filled": model != "unlearned",
-            "color": _COLORS[model],
+            "color": COLORS[model],
         }
         layers.append(base.mark_point(size=110, opacity=1, **style))
         if model != "unlearned":
             dx = 9 if right else -9
             text = base.mark_text(
                 fontSize=12,
-                color=_COLORS[model],
+                color=COLORS[model],
                 dy=lifts[row["label"]],
                 align="left" if right else "right",
                 dx=dx,
             )
             layers.append(text.encode(text="label:N"))
-    return _svg(alt.layer(*layers), f"Trade-off of the compared runs in {metric}", 620, 400)
+    return as_svg(alt.layer(*layers), f"Trade-off of the compared runs in {metric}", 620, 400)
 
 
 def _label_lifts(rows: Rows, height: float) -> dict[str, float]:
