@@ -329,6 +329,9 @@ class Scorecard(Part):
     cost: list[CostRow] = []
     ratio_to_retraining: float | None = None
     ratio_basis: Literal["measured", "estimated"] | None = None
+    ratio_of_flops: float | None = Field(
+        None, description="arithmetic of unlearning over retraining's, estimated"
+    )
     provenance: dict[str, Any] = Field({}, description="versions, seeds, fingerprints, machine kind")
     limits: list[str] = Field([], description="what this result does not show")
     warnings: list[str] = []

@@ -97,13 +97,20 @@ def cost_rows(job: Job, done: Mapping[str, Mapping[str, Any]]) -> list[CostRow]:
     return rows
 
 
-def ratio(job: Job, done: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Unlearning and control against retraining, in seconds; empty where either was not done."""
+def ratio(job: Job, done: Mapping[str, Mapping[str, Any]], parameters: int = 0) -> dict[str, Any]:
+    """Unlearning and control against retraining, in seconds and in arithmetic; empty where not known.
+
+    Arithmetic is estimated (6·N·tokens for retraining), time measured on this machine.
+    """
     retraining = done.get("oracle", {}).get("wall") or job.cost.get("oracle", {}).get("wall")
     if not retraining or "unlearn" not in done:
         return {}
     ours = done["unlearn"]["wall"] + done["control"]["wall"]
-    return {"ratio_to_retraining": ours / retraining, "ratio_basis": "measured"}
+    found: dict[str, Any] = {"ratio_to_retraining": ours / retraining, "ratio_basis": "measured"}
+    tokens = done.get("oracle", {}).get("tokens") or job.cost.get("oracle", {}).get("tokens")
+    if tokens and parameters and done["unlearn"].get("flops"):
+        found["ratio_of_flops"] = done["unlearn"]["flops"] / (6 * parameters * tokens)
+    return found
 
 
 def secret_key(path: Path) -> bytes:

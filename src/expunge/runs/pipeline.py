@@ -249,10 +249,13 @@ class Pipeline:
             **self._made(),
         )
         card = assemble(made, self._head(), facts.cost_rows(self.job, self.folder.state["stages"]))
-        card = card.model_copy(update=facts.ratio(self.job, self.folder.state["stages"]))
+        card = card.model_copy(update=facts.ratio(self.job, self.folder.state["stages"], self._parameters()))
         write_text(self.path / "scorecard.json", card.model_dump_json(indent=1) + "\n")
         self._audited(card, made.control.get("met"))
         return card
+
+    def _parameters(self) -> int:
+        return int(self.known.get("original", {}).get("parameters", 0))
 
     def _audited(self, card: Scorecard, bar_met: bool | None) -> None:
         """What `expunge release` decides by."""

@@ -43,8 +43,11 @@ ASKED = ("gold", "paraphrased_prompt", "choice")
 """Every split is asked in these variants; false answers only where a metric compares with them."""
 
 
-def measure(folder: Path, name: str, job: Job, shelf: Shelf) -> None:
-    """Evidence of one model on every split, with KL to the original where there is one."""
+def measure(folder: Path, name: str, job: Job, shelf: Shelf) -> dict[str, Any]:
+    """Evidence of one model on every split, with KL to the original where there is one; what it cost.
+
+    Tokens are those of the teacher-forced pass, padding and generation apart; a forward takes 2·N·tokens.
+    """
     reference = shelf.load("original") if name != "original" and "original" in shelf.places else None
     splits = {split: job.request[split] for split in job.request}
     asked = annotators(job)
@@ -56,15 +59,12 @@ def measure(folder: Path, name: str, job: Job, shelf: Shelf) -> None:
         settings={name: about["settings"] for name, about in asked.items()},
     )
     peers = {m: partial(shelf.load, m) for m in PEERS if m in shelf.places}
-    take_evidence(
-        shelf.load(name),
-        splits,
-        folder,
-        plan=plan,
-        reference=reference,
-        peers=peers,
-        name=f"the {name} model",
+    subject = shelf.load(name)
+    found = take_evidence(
+        subject, splits, folder, plan=plan, reference=reference, peers=peers, name=f"the {name} model"
     )
+    tokens = sum(r.num_prompt_tokens + len(r.logprobs) for evidence in found.values() for r in evidence)
+    return {"tokens": tokens, "flops": 2 * subject.num_parameters() * tokens}
 
 
 def annotators(job: Job) -> dict[str, dict[str, Any]]:
@@ -113,7 +113,8 @@ def plant(folder: Path, job: Job, shelf: Shelf) -> None:
 def _keep(subject: Subject, folder: Path, info: Mapping[str, Any] | None = None, **facts: Any) -> None:
     """Save a model and what is known of it; the checkpoints of its training have done their work."""
     save_subject(subject, folder / "model", info=dict(info or {}))
-    write_json(folder / "facts.json", {**model_facts(subject), **facts})
+    storage = sum(file.stat().st_size for file in (folder / "model").rglob("*") if file.is_file())
+    write_json(folder / "facts.json", {**model_facts(subject), "storage": storage, **facts})
     shutil.rmtree(folder / "training" / "checkpoint", ignore_errors=True)
 
 
