@@ -14,7 +14,7 @@ from expunge.interventions.matrices import matrices
 from expunge.stats import seed_from
 from expunge.subjects.subject import Subject
 
-DRAWS: Mapping[Profile, int] = {"quick": 1, "default": 2, "deep": 5}
+DRAWS: Mapping[Profile, int] = {"quick": 1, "default": 5, "deep": 5}
 
 
 @ATTACKS.register(
@@ -24,7 +24,7 @@ DRAWS: Mapping[Profile, int] = {"quick": 1, "default": 2, "deep": 5}
     injects="nothing",
     tier=1,
     profiles=["default", "deep"],
-    budget="3 sizes of noise, 2 draws each (deep: 5); one scoring pass a draw",
+    budget="3 sizes of noise, 5 draws each; one scoring pass a draw",
     source="Che et al. 2025, arXiv 2502.05209",
 )
 @dataclass(frozen=True, kw_only=True)

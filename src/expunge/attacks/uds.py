@@ -79,13 +79,25 @@ def depth_left(
                 for name, found in states.items()
             }  # [L, B]
             for at, i in enumerate(part):
-                first, second = drops["oracle"][:, at], drops["own"][:, at]
-                counts = first > QUALIFIES
-                if counts.any():
-                    share = (second[counts] / first[counts]).clamp(0, 1)
-                    left[asked[i].id] = 1 - float((first[counts] * share).sum() / first[counts].sum())
+                score = depth_score(drops["oracle"][:, at], drops["own"][:, at])
+                if score is not None:
+                    left[asked[i].id] = 1 - score
             advance(len(part))
     return left
+
+
+def depth_score(first: Tensor, second: Tensor) -> float | None:
+    """UDS of one record from Δ1 and Δ2 [L]; None where no block counts.
+
+    >>> found = depth_score(torch.tensor([0.02, 0.5, 2, 4]), torch.tensor([0.5, 0.1, 2.5, 1]))
+    >>> round(found, 6)
+    0.476923
+    """
+    counts = first > QUALIFIES
+    if not counts.any():
+        return None
+    share = (second[counts] / first[counts]).clamp(0, 1)
+    return float((first[counts] * share).sum() / first[counts].sum())
 
 
 def _states(subject: Subject, batch: Batch, count: int) -> dict[int, Tensor]:
