@@ -15,6 +15,8 @@ from expunge.runs.reading import make_recipe
 from expunge.subjects.subject import load_subject
 from expunge.training.selections import make_selection
 
+pytestmark = pytest.mark.slow
+
 RUN = Path("runs/one")
 
 

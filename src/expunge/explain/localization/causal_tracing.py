@@ -59,8 +59,8 @@ class CausalTracing(Localizer):
     clean run. Indirect effect = p(restored) − p(corrupted), p = exp(mean log-probability of the answer), mean
     over `samples` draws. `window` layers around are restored together. Map: the maximum over tokens, less its
     mean over `compare` retain records: first blocks help any name. Mask: that part of the `keep` layers with
-    the largest mean. Meng et al. 2022 (arXiv 2202.05262): 3
-    deviations, 10 samples, windows of 10 of 48 layers.
+    the largest mean. Meng et al. 2022 (arXiv 2202.05262): 3 deviations, 10 samples, windows of 10 of 48
+    layers.
     """
 
     part: Part = "mlp"
