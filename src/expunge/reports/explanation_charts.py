@@ -87,7 +87,9 @@ def layer_profile(values: Mapping[str, Mapping[Any, float]], metric: str, title:
     ]
     models = list(values)
     legend = alt.Legend(symbolType="stroke")
-    ticks = alt.Axis(values=sorted({row["layer"] for row in rows}), format="d")
+    ticks = alt.Axis(
+        values=sorted({int(layer) for by_layer in values.values() for layer in by_layer}), format="d"
+    )
     chart = (
         alt.Chart(inline(rows))
         .mark_line(strokeWidth=2, point={"filled": True, "size": 22})
