@@ -260,3 +260,66 @@ def test_benign_trains_on_retain_alone(subject):
     assert set(trial.scored) == {"forget", "holdout"}
     kept = Request({"forget": REQUEST.forget})
     assert Benign().missing(Field(kept)) == "no retain records to train on"
+
+
+def test_each_kind_of_data_is_a_row_of_its_own_and_generic_text_is_always_there(subject):
+    near = tuple(replace(r, id=f"near-{r.id}") for r in REQUEST["holdout"])
+    request = Request({**REQUEST.splits, "neighbors": near})
+    plans = Benign().plans(Field(request, "deep"))
+    assert [p.config["data"] for p in plans] == ["retain", "neighbors", "generic"]
+    trained = {p.config["data"]: p.trials[0].train for p in plans}
+    assert trained["neighbors"] == near
+    assert {r.id.partition("-")[0] for r in trained["generic"]} == {"ability"}
+    assert [p.config["data"] for p in Benign().plans(field())] == ["retain"]
+    outcomes = list(Benign(steps=(1,)).run(subject, Field(request, "default", lrs=(1e-3,))))
+    assert [(o.config["data"], o.step) for o in outcomes] == [
+        ("retain", 0), ("retain", 1), ("neighbors", 0), ("neighbors", 1),
+    ]  # fmt: skip
+    stray = Request({**REQUEST.splits, "neighbors": (*near, REQUEST.forget[0])})
+    with pytest.raises(DataError, match="neighbors"):
+        Benign().plans(Field(stray))
+
+
+# Arms -------------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_names_only_what_is_not_plain(subject):
+    arms = (Arm(), Arm("lora"), Arm("full", "cosine"), Arm(bf16=True), Arm(seed=1))
+    outcomes = list(Relearn(steps=(2,), arms=arms).run(subject, field()))
+    assert [o.config for o in outcomes if o.step] == [
+        {"lr": 1e-3}, {"lr": 1e-3, "adapter": "lora"}, {"lr": 1e-3, "schedule": "cosine"},
+        {"lr": 1e-3, "bf16": True}, {"lr": 1e-3, "seed": 1},
+    ]  # fmt: skip
+    ends = [mean_logprob(o.evidence["forget"]) for o in outcomes if o.step]
+    assert len(set(ends)) == len(ends)  # no two arms did the same
+
+
+def test_a_lora_trains_its_matrices_and_nothing_else(subject):
+    before = fingerprint(subject.model)
+    outcomes = {o.step: o for o in Relearn(steps=(10,), arms=(Arm("lora"),)).run(subject, field(lrs=(5e-3,)))}
+    assert_same(outcomes[0].evidence["forget"], direct(subject))
+    assert mean_logprob(outcomes[10].evidence["forget"]) > mean_logprob(outcomes[0].evidence["forget"]) + 0.3
+    assert outcomes[10].details["moved_fraction"] > 0.9  # finite, non-zero gradients reached every B
+    assert fingerprint(subject.model) == before
+
+
+def test_what_is_trained_on_is_handed_on_to_whoever_attacks_it_next(subject):
+    attack = RetrainOnT(folds=2, steps=(3,))
+    last = list(attack.run(subject, field()))[-1].evidence["forget"]
+    for config, trained in attack.trained(subject, field()):
+        rows = []
+        for work, trial in trained:
+            rows += direct(work, trial.scored["forget"]).rows
+        assert config == {"lr": 1e-3}
+        assert_same(Evidence("forget", rows), last)
+
+
+def test_permuted_labels_teach_nothing_about_the_facts_that_are_scored(subject):
+    """T with its answers exchanged: what E gains is format, no more than for a holdout nobody was taught."""
+    train, scored = split_facts(REQUEST.forget, 1, 0)[0]
+    shifted = tuple(replace(r, answer=train[(i + 1) % len(train)].answer) for i, r in enumerate(train))
+    request = Request({**REQUEST.splits, "forget": (*shifted, *scored)})
+    assert not {normalized(r.answer) for r in shifted} & {normalized(r.answer) for r in scored}
+    outcome = list(RetrainOnT(steps=(40,)).run(subject, Field(request, "quick", lrs=(3e-3,))))[-1]
+    hits = [row.hits[row.answer_span].all() for row in outcome.evidence["forget"]]
+    assert np.mean(hits) == 0

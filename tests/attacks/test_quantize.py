@@ -19,6 +19,7 @@ from expunge.attacks.quantize import (
     codes,
     quantize_,
 )
+from expunge.interventions.matrices import matrices as _matrices
 from expunge.interventions.rounding import grid_codes as _round
 from expunge.measure.score import score_sheet
 from expunge.measure.sheet import make_sheet
@@ -164,3 +165,20 @@ def test_profiles_hold_int8_and_int4():
         bits = {o.config["bits"] for o in Quantize().run(make_subject(), Field(make_request(), profile))}
         assert {8, 4} <= bits
         assert (3 in bits) == (profile == "deep")
+
+
+def test_nf4_rounds_the_blocks_to_sixteen_levels():
+    subject = make_subject()
+    (outcome,) = Quantize(grids=(Grid(4, by="nf4"),)).changed(subject, Field(make_request()))
+    assert outcome.details["rounded_weights"] == sum(w.numel() for _, w in _matrices(subject.model))
+    for (_, before), (_, after) in zip(
+        _matrices(subject.model), _matrices(outcome.subject.model), strict=True
+    ):
+        block, levels = after.reshape(-1)[:64], before.reshape(-1)[:64].abs().max()
+        assert len(torch.unique(block)) <= 16
+        assert block.abs().max() == pytest.approx(float(levels), rel=1e-5)
+
+
+def test_without_an_original_it_says_that_codes_have_nothing_to_compare_with():
+    (outcome,) = Quantize(grids=(Grid(4),)).run(make_subject(), Field(make_request()))
+    assert outcome.details["codes_moved"] == "no original to compare with"
