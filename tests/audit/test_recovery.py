@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from expunge.audit.attack_rows import Direct, attack_rows
 from expunge.audit.recovery import (
     Ain,
     ain,
@@ -24,6 +25,7 @@ from expunge.audit.recovery import (
     strongest,
 )
 from expunge.errors import NotComputable
+from expunge.metrics.base import Score
 from expunge.stats import Clusters
 
 STEPS, CURVE = (0, 5, 10, 20), (0.0, 0.2, 0.6, 0.8)
@@ -222,3 +224,77 @@ def test_ain_and_its_bounds(controlled, oracle, expected):
 def test_ain_that_says_nothing_is_not_computable(controlled, oracle):
     with pytest.raises(NotComputable):
         ain(controlled, oracle, 80)
+
+
+# From outcomes to rows --------------------------------------------------------------------------------
+
+
+def entry(config: dict, values: dict[str, float], metric: str = "", aside: str = "", split: str = "forget"):
+    entities = {record: i for i, record in enumerate(values)}
+    scores = {split: {metric or "extraction_strength": values}}
+    common = {"config": config, "step": None, "metric": metric, "aside": aside, "details": {}}
+    return {**common, "scores": scores, "entities": {split: entities}}
+
+
+def rows_of(*configs: dict[str, dict]) -> list:
+    """Rows of an attack from configuration → model → entry, against a full original and an empty oracle."""
+    results = {m: [c[m] for c in configs] for m in ("original", "controlled", "oracle")}
+    tables = {"original": 1.0, "controlled": 0.0, "oracle": 0.0}
+    direct = Direct(
+        METRIC,
+        {m: Score(METRIC, "forget", v, per_record=dict.fromkeys(IDS, v)) for m, v in tables.items()},
+        {i: i for i in IDS},
+        "oracle",
+    )
+    return attack_rows("prompts", results, direct)[0]
+
+
+METRIC = "extraction_strength"
+IDS = [f"r{i}" for i in range(20)]
+
+
+def config(name: str, controlled: float, metric: str = "", ids=IDS, **more) -> dict[str, dict]:
+    values = {"original": 1.0, "controlled": controlled, "oracle": 0.0}
+    return {m: entry({"template": name}, dict.fromkeys(ids, v), metric, **more) for m, v in values.items()}
+
+
+def test_worst_of_one_kind_of_score_is_the_maximum():
+    rows = rows_of(config("a", 0.1), config("b", 0.4))
+    assert [(r.config, r.worst) for r in rows[:2]] == [({"template": "a"}, False), ({"template": "b"}, False)]
+    assert rows[2].config == {"worst of": 2}
+    assert rows[2].recovery == pytest.approx(0.4)
+
+
+def test_another_kind_of_score_convicts_and_does_not_acquit():
+    weak = rows_of(config("a", 0.1), config("b", 0.2), config("options", 0.0, "choice_accuracy"))
+    assert [r.metric for r in weak if r.worst] == ["extraction_strength"]
+    found = rows_of(config("a", 0.1), config("b", 0.2), config("options", 0.6, "choice_accuracy"))
+    assert {r.metric: r.recovery for r in found if r.worst} == pytest.approx(
+        {"extraction_strength": 0.2, "choice_accuracy": 0.6}
+    )
+
+
+def test_a_template_for_some_records_does_not_shrink_the_others():
+    rows = rows_of(config("a", 0.1), config("b", 0.2), config("few", 0.9, ids=IDS[:6]))
+    worst = [r for r in rows if r.worst]
+    assert [(r.n, round(r.recovery, 6)) for r in worst] == [(20, 0.2), (6, 0.9)]
+
+
+def test_what_stands_aside_has_numbers_and_no_recovery():
+    rows = rows_of(config("a", 0.1), config("given", 0.9, "prefix_success", aside="a part is given"))
+    (aside,) = [r for r in rows if r.reason == "a part is given"]
+    assert (aside.original, aside.controlled, aside.oracle) == pytest.approx((1.0, 0.9, 0.0))
+    assert aside.recovery is None
+    assert not aside.worst
+    assert aside.details["excess"] == pytest.approx([-0.1] * 3)
+    assert [r.config for r in rows if r.worst] == [{"template": "a"}]
+    only = rows_of(config("x", 0.9, "choice_drop", aside="counts against utility", split="report"))
+    assert [(r.worst, r.split, r.recovery) for r in only] == [(False, "report", None)]
+
+
+def test_an_outcome_that_covers_the_others_is_the_worst():
+    sweep = [config("all", 0.5), config("few", 0.9, ids=IDS[:6])]
+    for one in sweep[0].values():
+        one["covers"] = True
+    rows = rows_of(*sweep)
+    assert [(r.config["template"], r.worst) for r in rows] == [("all", True), ("few", False)]

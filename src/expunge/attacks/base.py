@@ -37,6 +37,7 @@ class Outcome:
     the record's leak is then the maximum over them.
     `values`: split → record id → how much the model knows of it, in [0, 1], where the attack has a score of
     its own called `metric` (a chance to leak, a choice, a depth); no evidence is scored then.
+    `covers`: this outcome is the maximum over the attack's others, record by record, so it is the worst.
     `aside`: why this outcome stands beside the others for comparison only and is no leak, whatever it says.
     """
 
@@ -47,6 +48,7 @@ class Outcome:
     details: Mapping[str, Any] = field(default_factory=dict)
     values: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     metric: str = ""
+    covers: bool = False
     aside: str = ""
 
 

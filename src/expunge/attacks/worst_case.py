@@ -125,6 +125,7 @@ def _outcome(
         {"forms": forms},
         {split: Evidence(split, rows) for split, rows in kept.items() if rows},
         sources=sources,
+        covers=forms == "all",
         details={
             "forms": list(chosen),
             "rows": {split: len(rows) for split, rows in kept.items()},

@@ -111,8 +111,8 @@ def _own_metric(models: Mapping[str, Entries]) -> str:
 
 
 def _comparable(sweep: Sweep) -> list[Sweep]:
-    """The sweep in parts that score the same records; whole where its first outcome stands for all."""
-    if first_covers_all(sweep):
+    """The sweep in parts that score the same records; whole where its first covers the others."""
+    if covering(sweep):
         return [sweep]
     parts: dict[frozenset[str], dict[str, Mapping[str, Entries]]] = {}
     for key, models in sweep.items():
@@ -124,7 +124,7 @@ def _comparable(sweep: Sweep) -> list[Sweep]:
 def _sweep(name: str, sweep: Sweep, direct: Direct) -> list[AttackRow]:
     """A row per configuration, and one of the worst: the maximum, taken again in each bootstrap draw."""
     rows = [_row(name, json.loads(key), models, direct) for key, models in sweep.items()]
-    if len(rows) == 1 or first_covers_all(sweep):  # its first outcome is the maximum over the others
+    if len(rows) == 1 or covering(sweep):  # its first outcome is the maximum over the others
         return [rows[0].model_copy(update={"worst": True}), *rows[1:]]
     everything: dict[str, list[Mapping[str, Any]]] = {}
     for models in sweep.values():
@@ -137,10 +137,9 @@ def _sweep(name: str, sweep: Sweep, direct: Direct) -> list[AttackRow]:
     return [*rows, worst.model_copy(update={"worst": True})]
 
 
-def first_covers_all(configs: Sweep) -> bool:
-    """Whether the first configuration stands for more records than the others: not all have every form."""
-    counts = [len(next(_all(models))["entities"].get("forget", ())) for models in configs.values()]
-    return len(set(counts)) > 1 and counts[0] == max(counts)
+def covering(sweep: Sweep) -> bool:
+    """Whether the first outcome says that it is the maximum over the others."""
+    return bool(next(_all(next(iter(sweep.values()))), {}).get("covers"))
 
 
 def _aside_row(name: str, config: dict[str, Any], models: Mapping[str, Entries], direct: Direct) -> AttackRow:
