@@ -70,7 +70,7 @@ class Quantize(Perturbation):
 
     def configs(self, field: Field) -> Sequence[Mapping[str, Any]]:
         grids = [g for g in self.grids or GRIDS[field.profile] if g.by in PLAIN or field.request.retain]
-        return [grid._asdict() for grid in grids]
+        return [{k: v for k, v in grid._asdict().items() if (k, v) != ("by", "rtn")} for grid in grids]
 
     def changed(self, subject: Subject, field: Field) -> Iterator[Changed]:
         original = field.peers["original"]().unwrapped() if "original" in field.peers else None
