@@ -97,7 +97,8 @@ class FinetuningAttack(Attack):
             for config, arm, lr in self._sweep(plan, field):
                 runs = []
                 for trial, sheet, before in zip(plan.trials, sheets, start, strict=True):
-                    run, facts = _Grid(sheet, {0: before}, grid), {}
+                    run = _Grid(sheet, {0: before}, grid)
+                    facts: dict[str, Any] = {}
                     if grid[-1]:
                         _, facts = _attack(
                             subject, trial, _settings(field, lr, grid[-1], arm), arm, run, self.name
