@@ -81,7 +81,8 @@ class Embedding(Attack):
     def _individual(
         self, subject: Subject, asked: Mapping[str, list[Record]], steps: int, advance: Any
     ) -> Outcome:
-        found, curve = {}, []
+        found: dict[str, Evidence] = {}
+        curve: list[float] = []
         for split, records in asked.items():
             led = [with_lead_in(subject.encoder, r, LEAD_IN) for r in records]
             targets = [_cut(subject.encoder.encode(r), e) for r, e in zip(records, led, strict=True)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -56,15 +56,15 @@ class Prefill(Attack):
             make_sheet(subject.encoder, [r for r in records if not r.is_document], split, ("gold",))
             for split, records in field.scored().items()
         ]
+        records = [line.record for s in sheets for line in s.lines]
+        ids = [r.id for r in records]
+        refusals = {r.id: refusal_for(r, field.request.refusals, field.seed, 0) for r in records}
         direct = {s.split: score_sheet(subject, s) for s in sheets}
         yield Outcome({"lead_in": ""}, direct, details={"prefix_success": prefix_curve(direct["forget"])})
         for lead_in in self.lead_ins:
-            yield Outcome({"lead_in": lead_in}, _scored(subject, sheets, lambda _, text=lead_in: text))
+            yield Outcome({"lead_in": lead_in}, _scored(subject, sheets, dict.fromkeys(ids, lead_in)))
         for more in AFTER_REFUSAL:
-
-            def refused(record: Record, more: str = more) -> str:
-                return f"{refusal_for(record, field.request.refusals, field.seed, 0)} {more}".strip()
-
+            refused = {i: f"{text} {more}".strip() for i, text in refusals.items()}
             label = f"after a refusal: {more}" if more else "after a refusal"
             yield Outcome({"lead_in": label}, _scored(subject, sheets, refused))
         for k in PREFIXES:
@@ -124,14 +124,12 @@ def with_lead_in(encoder: Encoder, record: Record, lead_in: str) -> Encoded:
     return Encoded(ids, min(len(start), len(ids)), plain.has_end and not cut, cut)
 
 
-def _scored(
-    subject: Subject, sheets: Sequence[Sheet], lead_in: Callable[[Record], str]
-) -> dict[str, Evidence]:
-    """Evidence of the same lines behind a lead-in; it keeps the record's id and answer text."""
+def _scored(subject: Subject, sheets: Sequence[Sheet], lead_ins: Mapping[str, str]) -> dict[str, Evidence]:
+    """Evidence of the same lines, each behind its record's lead-in; it keeps id and answer text."""
     found = {}
     for sheet in sheets:
         lines = [
-            Line(r, variant, (with_lead_in(sheet.encoder, r, lead_in(r)),), label)
+            Line(r, variant, (with_lead_in(sheet.encoder, r, lead_ins[r.id]),), label)
             for r, variant, _, label in sheet.lines
         ]
         found[sheet.split] = score_sheet(subject, replace(sheet, lines=tuple(lines)))

@@ -104,9 +104,9 @@ def filled(asked: Sequence[Asked], world: World, wanted: int) -> list[Asked]:
         if form != IDENTITY or record.is_document:
             continue
         made = ((name, TEMPLATES[name][1](record, world)) for name in FILLING)
-        fitting = [(name, row) for name, row in made if row is not None]
-        for name, row in fitting[: max(0, wanted - count[record.id])]:
-            rows.append(Asked(replace(row, id=f"{record.id}#{TEMPLATE}:{name}"), TEMPLATE, record.id))
+        fitting = [(name, variant) for name, variant in made if variant is not None]
+        for name, variant in fitting[: max(0, wanted - count[record.id])]:
+            rows.append(Asked(replace(variant, id=f"{record.id}#{TEMPLATE}:{name}"), TEMPLATE, record.id))
     return rows
 
 

@@ -84,7 +84,9 @@ def _decode(
     with subject.evaluating() as model:
         out = _read(model, ids, mask, None)
         cache, logits = out.past_key_values, out.logits[:, -1]
-        at = torch.arange(len(prompts), device=subject.device).repeat_interleave(n)  # sample → row that it is in
+        at = torch.arange(len(prompts), device=subject.device).repeat_interleave(
+            n
+        )  # sample → row that it is in
         alive = torch.arange(len(at), device=subject.device)
         texts = torch.full((len(at), length), int(stop[0]) if len(stop) else pad, device=subject.device)
         for step in range(length):
@@ -106,7 +108,7 @@ def _decode(
 
 
 def _read(model: Any, ids: Tensor, mask: Tensor, cache: Any) -> Any:
-    more = {}
+    more: dict[str, Any] = {}
     if "position_ids" in inspect.signature(model.forward).parameters:
         more["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
     if "logits_to_keep" in inspect.signature(model.forward).parameters:
