@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from expunge.attacks.base import ATTACKS, Attack, Field, Outcome, Profile
 from expunge.attacks.perturbing import sheets_of
@@ -53,9 +54,9 @@ class Lens(Attack):
                 if reader == "probe":
                     yield from _probed(subject, field, layers)
                 elif reader == "logit" or field.request.retain:
-                    maps = (
-                        dict(tuned_maps(subject, field.request.retain, layers)) if reader == "tuned" else {}
-                    )
+                    maps: dict[int, Any] = {}
+                    if reader == "tuned":
+                        maps |= tuned_maps(subject, field.request.retain, layers)
                     read = {split: lens_evidence(subject, s, layers, maps) for split, s in sheets.items()}
                     for layer in layers:
                         evidence = {split: found[layer] for split, found in read.items()}
