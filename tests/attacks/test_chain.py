@@ -80,6 +80,12 @@ def test_worst_of_the_chain_is_never_below_a_part(subject):
     assert worst.controlled == worst.original  # the original as unlearned
 
 
+def test_a_part_that_covers_its_own_outcomes_does_not_cover_the_chain(subject):
+    found = list(Chain(pairs=(("quantize", "worst_case"),)).run(subject, field()))
+    assert parts(found, then="worst_case")
+    assert not any(o.covers for o in found)
+
+
 def test_the_changed_model_is_what_the_second_attack_sees(subject, outcomes):
     """Quantized and asked without a lead-in is the quantized model's own answer."""
     direct = parts(outcomes, first="quantize")

@@ -74,7 +74,7 @@ class Chain(Attack):
         first, second = map(self._made, pair)
         injected = INJECTED if first.card.fields["injects"] == "the answer" else ""
         for outcome in _whole(second.run(subject, field), field):
-            yield replace(outcome, config={"then": second.name, **outcome.config}, step=None)
+            yield replace(outcome, config={"then": second.name, **outcome.config}, step=None, covers=False)
         for config, parts in changed_models(first, subject, field):
             found: dict[str, list[Outcome]] = {}
             for work, asked in parts:
