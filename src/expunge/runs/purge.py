@@ -39,7 +39,8 @@ def purge(folder: Path, *, everything: bool = False) -> list[str]:
         doomed += [p.with_name(f"{p.name}.partial") for p in places]  # training checkpoints lie there
         if everything or name.split("/")[0] in HOLDS_TEXT:
             doomed += [folder / name, *places, *(p.with_name(f"{p.name}.lock") for p in places)]
-    doomed += [folder / "attack", folder / "with-text", folder / kept.FOLDER, *folder.glob(".*.tmp")]
+    doomed += [folder / name for name in ("attack", "with-text", "explain", kept.FOLDER)]
+    doomed += folder.glob(".*.tmp")
     if everything:
         doomed.append(folder)
     ledger.record(folder, "purged", everything=everything)

@@ -240,7 +240,7 @@ def _fit(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _ranking(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[dict[str, Any]]:
-    """Metrics by their least correlation over attacks and sides, then by the mean; the slope beside it.
+    """Metrics by their least correlation over attacks and sides, those first that have every plot.
 
     The slope counts for surface attacks alone: one that alters knowledge may well move every model.
     """
@@ -258,5 +258,5 @@ def _ranking(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[
                 "missing": sum(r["metric"] == metric and r["pearson"] is None for r in rows),
             }
         )
-    order = lambda r: (-2.0, -2.0) if r["worst"] is None else (r["worst"], r["mean"])  # noqa: E731
-    return sorted(ranking, key=order, reverse=True)
+    last = -2.0  # below every correlation
+    return sorted(ranking, key=lambda r: (-r["missing"], last if r["worst"] is None else r["worst"]))[::-1]
