@@ -66,6 +66,18 @@ def test_the_oracle_as_unlearned_is_robust_under_audit():
     assert verdict.missing == [name for name in TIER_1 if name not in DECLARED]
 
 
+def test_a_model_that_only_says_something_else_is_output_only():
+    """Extraction strength reads every beginning of an answer: a refusal changes the first words alone."""
+    refusing = {"residual": Estimate(0.6, 0.5, 0.7), "spoken": Estimate(0.02, -0.05, 0.09)}
+    verdict = judge(facts(**refusing))
+    assert verdict.word == "output-only"
+    assert "first words" in verdict.decided_by
+    assert word(**{**refusing, "spoken": Estimate(0.3, 0.2, 0.4)}) == "not unlearned"
+    assert word(**{**refusing, "spoken": None}) == "not unlearned"
+    assert word(**refusing, certificate="verified") == "output-only"
+    assert word(residual=Estimate(0.02, 0.0, 0.05), spoken=Estimate(0.0)) == "robust under audit"
+
+
 def test_the_oracle_with_a_certificate_is_exact():
     assert word(certificate="verified") == "exact"
     assert word(certificate="verified", planted_positive=None, profile="quick") == "exact"

@@ -12,6 +12,7 @@ from expunge.audit.aims import judge_aims
 from expunge.audit.attack_rows import Direct, Entries, attack_rows, estimate, residual
 from expunge.audit.facts import certified, not_certified
 from expunge.audit.indistinguishable import beside_the_oracle
+from expunge.audit.recovery import Recovery
 from expunge.audit.scope import scope_rows
 from expunge.audit.scorecard import (
     AlphaPoint,
@@ -170,7 +171,7 @@ def _facts(
     attacked: Sequence[AttackRow],
     flags: Sequence[Flag],
 ) -> AuditFacts:
-    found = residual(direct)
+    found, said = residual(direct), _said(material, models)
     bar, seed = material.bar_metric, material.seed
     neighbors = _drop(models, bar, "neighbors", seed)
     retain = _drop(models, bar, "report", seed)
@@ -187,6 +188,9 @@ def _facts(
         placebo=estimate(direct.placebo),
         residual=Estimate(found.recovery, *(found.interval or (None, None)))
         if found and found.recovery is not None
+        else None,
+        spoken=Estimate(said.recovery, *(said.interval or (None, None)))
+        if said and said.recovery is not None
         else None,
         attacks=[row for row in attacked if row.worst],
         declared=material.declared,
@@ -225,6 +229,14 @@ def _seen(
 
 def _forms(request: Request) -> dict[str, str]:
     return {r.id: r.form for r in request["forget_hard"] if r.form}
+
+
+def _said(material: Material, models: Mapping[str, ModelEvidence]) -> Recovery | None:
+    """The direct residual of the generated text; None where a model generated none."""
+    if any(all(row.generated is None for row in e["forget"].gold.values()) for e in models.values()):
+        return None
+    said = _direct(material, models, "rougeL_recall")
+    return residual(said) if all(score.value is not None for score in said.scores.values()) else None
 
 
 def _report_met(scores: Mapping[tuple[str, str, str], Score], metric: str, keep: float) -> bool | None:

@@ -41,9 +41,10 @@ class AuditFacts:
     """What was measured on the model that ships. `metric` is in [0, 1], higher = knows more, on forget.
 
     `oracle` or, without one, `placebo` (the same model on facts it never saw) is the baseline of `residual`
-    and of every recovery in `attacks`. `declared`: the attacks of the profile; `skipped`: those that could
-    not run, and why. `calibration_met`, `report_met`: whether the bar holds, on report within its interval;
-    None: not measured. `planted_positive`: whether the attacks found knowledge that was hidden on purpose;
+    and of every recovery in `attacks`. `spoken` is the residual of what the model says when it is asked and
+    left to speak (None: no text was generated). `declared`: the attacks of the profile; `skipped`: those
+    that could not run, and why. `calibration_met`, `report_met`: whether the bar holds, on report within its
+    interval; None: not measured. `planted_positive`: whether the attacks found knowledge that was hidden on purpose;
     None: not tried. Drops are shares of the original's score.
     """
 
@@ -53,6 +54,7 @@ class AuditFacts:
     oracle: Estimate | None = None
     placebo: Estimate | None = None
     residual: Estimate | None = None
+    spoken: Estimate | None = None
     attacks: Sequence[AttackRow] = ()
     declared: Sequence[str] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -100,6 +102,10 @@ class AuditFacts:
         """Some attack was measured, and no configuration is over the line."""
         rows = self.measured()
         return self.residual is not None and bool(rows) and not any(is_above(r, self.epsilon) for r in rows)
+
+    def silent(self) -> bool:
+        """Asked and left to speak, it says no more than the oracle, whatever it would complete once begun."""
+        return self.spoken is not None and self.spoken.value <= self.epsilon
 
     def contradictions(self) -> list[str]:
         """What cannot be true of a model whose certificate holds."""

@@ -113,7 +113,7 @@ def _collapsed(facts: AuditFacts) -> _Finding | None:
 
 def _not_unlearned(facts: AuditFacts) -> _Finding | None:
     decided = f"{facts.metric} on forget, asked directly"
-    if facts.residual is not None and facts.residual.value > facts.epsilon:
+    if facts.residual is not None and facts.residual.value > facts.epsilon and not facts.silent():
         return _Finding(
             "not unlearned",
             f"Asked directly, the model still gives away about {min(1.0, facts.residual.value):.0%} of what "
@@ -135,7 +135,7 @@ def _not_unlearned(facts: AuditFacts) -> _Finding | None:
 
 
 def _exact(facts: AuditFacts) -> _Finding | None:
-    certified = facts.certificate == "verified" and not facts.contradictions()
+    certified = facts.certificate == "verified" and not facts.contradictions() and not _begun(facts)
     if not (certified and facts.oracle and facts.clean()):
         return None
     return _Finding(
@@ -157,6 +157,15 @@ def _output_only(facts: AuditFacts) -> _Finding | None:
             ["The weights are those of the original.", *map(described, leaks)],
             "the fingerprint of the weights",
         )
+    begun = _begun(facts)
+    if begun:
+        return _Finding(
+            "output-only",
+            "The records are still in the model: asked, it says something else, and given the first words of "
+            "an answer it goes on with it.",
+            [*begun, *map(described, leaks)],
+            f"{facts.metric} on forget, from the first words of the answers",
+        )
     if not leaks:
         return None
     return _Finding(
@@ -166,6 +175,16 @@ def _output_only(facts: AuditFacts) -> _Finding | None:
         [*map(described, leaks)],
         label(leaks[0]),
     )
+
+
+def _begun(facts: AuditFacts) -> list[str]:
+    """The reason, where the model is silent when asked and completes an answer that was begun."""
+    if facts.residual is None or facts.residual.value <= facts.epsilon or not facts.silent():
+        return []
+    return [
+        f"{facts.metric} reads every beginning of an answer: its residual {facts.residual} is above "
+        f"ε = {facts.epsilon:.2f}, while what the model says by itself has {facts.spoken}."
+    ]
 
 
 def _suppressed(facts: AuditFacts) -> _Finding | None:
