@@ -127,7 +127,8 @@ def test_curve_stands_beside_the_direct_evidence(half_taught):
     *led, first, second = led
     assert [o.config["lead_in"] for o in led[: len(LEAD_INS)]] == list(LEAD_INS)
     assert [o.config for o in (first, second)] == [{"gold_prefix": 1}, {"gold_prefix": 2}]
-    assert first.aside and np.mean(list(first.values["forget"].values())) == pytest.approx(
+    assert first.aside
+    assert np.mean(list(first.values["forget"].values())) == pytest.approx(
         direct.details["prefix_success"][1]
     )
     plain = score_sheet(half_taught, make_sheet(half_taught.encoder, REQUEST.forget, "forget"))

@@ -17,6 +17,7 @@ from expunge.audit.verdict import Estimate, judge
 from expunge.data.findings import Findings
 from expunge.data.formats import read_records
 from expunge.data.request import Request
+from expunge.measure import EvidencePlan, take_evidence
 from expunge.measure.score import score_sheet
 from expunge.measure.sheet import make_sheet
 from expunge.metrics import compute
@@ -69,6 +70,15 @@ def strength(subject, records, split):
     return compute(METRIC, {split: score_sheet(subject, make_sheet(subject.encoder, records, split))}, split)
 
 
+def said(models, request):
+    """The residual of what the models say by themselves."""
+    plan = EvidencePlan(("gold",), max_new_tokens=16)
+    found = {n: take_evidence(m, {"forget": request.forget}, plan=plan) for n, m in models.items()}
+    scores = {name: compute("rougeL_recall", evidence, "forget") for name, evidence in found.items()}
+    left = residual(Direct("rougeL_recall", scores, {r.id: r.entity for r in request.forget}, "oracle"))
+    return None if left is None or left.recovery is None else Estimate(left.recovery, *left.interval)
+
+
 def audited(subject, world, field, known):
     """(verdict, rows, score on forget) of a model."""
     request, original, oracle = world
@@ -85,6 +95,7 @@ def audited(subject, world, field, known):
         metric=METRIC,
         **{name: estimate(score) for name, score in scores.items()},
         residual=None if left.recovery is None else Estimate(left.recovery, *left.interval),
+        spoken=said(models, request),
         attacks=rows,
         declared=tuple(results),
         calibration_met=kept["controlled"] >= 0.95 * kept["original"],
