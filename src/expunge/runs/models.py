@@ -17,6 +17,9 @@ __all__ = ["Shelf", "model_facts", "set_threads"]
 
 SMALL = 5_000_000
 
+COLLECTED = 2**28
+"""Bytes of weights after which what is no longer used is collected: that takes longer than a tiny model."""
+
 ACCESS = {
     "weights": frozenset({"generate", "logprobs", "hidden", "weights"}),
     "logits": frozenset({"generate", "logprobs"}),
@@ -31,10 +34,13 @@ class Shelf:
 
     recipe: Recipe
     places: dict[str, str]
+    loaded: int = 0  # bytes of weights since the last collection
 
     def load(self, name: str) -> Subject:
         recipe = self.recipe
-        gc.collect()  # what the last stage held
+        if self.loaded > COLLECTED:
+            gc.collect()  # what the last stages held
+            self.loaded = 0
         subject = load_subject(
             self.places[name],
             dtype=recipe.dtype,
@@ -43,6 +49,7 @@ class Shelf:
             attention=recipe.attention,
             trust_remote_code=recipe.trust_remote_code,
         )
+        self.loaded += sum(p.numel() * p.element_size() for p in subject.model.parameters())
         return subject.limited(ACCESS[recipe.access])
 
 
