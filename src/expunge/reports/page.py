@@ -99,7 +99,7 @@ def environment() -> jinja2.Environment:
         "moment",
     ):
         env.filters[name] = getattr(formatting, name)
-    for name in ("plain", "reason", "split_meaning", "model_meaning", "metric_summary"):
+    for name in ("plain", "reason", "split_meaning", "model_meaning", "metric_summary", "attack_budget"):
         env.filters[name] = getattr(words, name)
     env.filters["yaml"] = _yaml
     env.globals["threats"] = words.THREATS
@@ -286,6 +286,7 @@ def _attacks(scorecard: Scorecard) -> dict[str, Any]:
     return {
         "worst": [row for row in rows if row.worst] or rows,
         "rest": [row for row in rows if not row.worst] if any(row.worst for row in rows) else [],
+        "names": sorted({row.attack for row in rows}),
         "threats": [name for name in words.THREATS if any(row.threat == name for row in rows)],
         "baseline": "placebo" if any(row.baseline == "placebo" for row in rows) else "oracle",
     }

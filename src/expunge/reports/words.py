@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from expunge.attacks import ATTACKS
 from expunge.audit.scorecard import Scorecard, ScoreRow
 from expunge.metrics.base import METRICS
 
@@ -129,6 +130,11 @@ def reason(code: str) -> str:
 def metric_summary(name: str) -> str:
     """First docstring line of a registered metric, or nothing."""
     return next((card.summary for card in METRICS.cards() if card.name == name), "")
+
+
+def attack_budget(name: str) -> str:
+    """What an attack spends, in the words of its card, or nothing."""
+    return next((str(c.fields.get("budget", "")) for c in ATTACKS.cards() if c.name == name), "")
 
 
 def direction(row: ScoreRow) -> tuple[str, str]:
