@@ -25,7 +25,7 @@ def load_translator(name: str) -> Translator:
         raise ConfigError(Problem("translator", what, "Write package.module:function")) from error
     if not callable(found):
         raise ConfigError(Problem("translator", f"{name!r} is no function"))
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def translation(records: Sequence[Record], translator: Translator) -> list[Record]:
