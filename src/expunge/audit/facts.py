@@ -44,8 +44,8 @@ class AuditFacts:
     and of every recovery in `attacks`. `spoken` is the residual of what the model says when it is asked and
     left to speak (None: no text was generated). `declared`: the attacks of the profile; `skipped`: those
     that could not run, and why. `calibration_met`, `report_met`: whether the bar holds, on report within its
-    interval; None: not measured. `planted_positive`: whether the attacks found knowledge that was hidden on purpose;
-    None: not tried. Drops are shares of the original's score.
+    interval; None: not measured. `planted_positive`: whether the attacks found knowledge that was hidden on
+    purpose; None: not tried. Drops are shares of the original's score.
     """
 
     metric: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -266,14 +267,15 @@ def _training(table: Table) -> list[tuple[str, str]]:
 
 
 def _attack_labels(scorecard: Scorecard) -> list[str]:
-    """One line of the plot per attack, and per split or metric where an attack has several."""
-    splits, metrics = ({getattr(row, key) for row in scorecard.attacks} for key in ("split", "metric"))
+    """One line of the plot per attack, and per split or score where it is not the usual one."""
+    splits = {row.split for row in scorecard.attacks}
+    usual = Counter(row.metric for row in scorecard.attacks).most_common(1)[0][0]
     return [
         " · ".join(
             [
                 words.plain(row.attack),
                 *[words.plain(row.split)] * (len(splits) > 1),
-                *[words.plain(row.metric)] * (len(metrics) > 1),
+                *[words.plain(row.metric)] * (row.metric not in (usual, row.attack)),
             ]
         )
         for row in scorecard.attacks
