@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from expunge.data.builders import Auto, build_auto
 from expunge.data.checks import IDENTICAL, check_request, may_share, must_differ, text_key
 from expunge.data.findings import Findings
 from expunge.data.formats import Source, load_splits
@@ -30,12 +31,14 @@ def load_request(
     bar: bool = True,
     made: Mapping[str, Sequence[Record]] | None = None,
     built: Mapping[str, str] | None = None,
+    auto: Auto | None = None,
 ) -> tuple[Request, list[str]]:
     """Read, check and complete a request; returns it with the warnings.
 
     `sources` maps splits to files, folders or hub ids (`expunge.data.formats`), `columns` the fields expected
     to the files' column names. `bar`: there must be calibration records, or retain to cut them from. `made`:
-    splits that are there already; `built`: how those came about that nobody brought.
+    splits that are there already; `built`: how those came about that nobody brought; `auto`: splits to build
+    of the others (`expunge.data.builders`).
     Raises one DataError with all problems of all files.
     """
     found = Findings()
@@ -51,6 +54,11 @@ def load_request(
     unread = bool(found.problems)
     if request.forget:
         check_request(request, found)
+    if auto and auto.splits and request.forget and not found.problems:
+        more = build_auto(request.splits, auto, seed)
+        given |= more.built
+        found.warnings.extend(more.warnings)
+        request = replace(request, splits=more.splits, built=given)
     try:
         # what could not be read cannot be said to be missing
         complete = (

@@ -17,7 +17,16 @@ from expunge.errors import ModelError, nearest
 if TYPE_CHECKING:
     from expunge.data.encoding import Encoder
 
-__all__ = ["APART", "IDENTICAL", "check_encoded", "check_request", "may_share", "must_differ", "text_key"]
+__all__ = [
+    "APART",
+    "IDENTICAL",
+    "check_encoded",
+    "check_request",
+    "may_share",
+    "must_differ",
+    "text_key",
+    "too_long",
+]
 
 IDENTICAL = 0.95
 """Answers this alike (Jaccard overlap of word triples) are taken for one answer: an error."""
@@ -252,7 +261,7 @@ def check_encoded(request: Request, encoder: Encoder, findings: Findings | None 
         respaced: list[str] = []
         for record in request[split]:
             try:
-                if not record.is_document and _too_long(record, encoder):
+                if not record.is_document and too_long(record, encoder):
                     long.append(record.id)
                 written = encoder.round_trip(record)
             except ModelError as error:
@@ -294,7 +303,7 @@ def _report_encoded(
         found.warn(f"the tokenizer writes other blanks or accents in {number}: {listing(respaced)}")
 
 
-def _too_long(record: Record, encoder: Encoder) -> bool:
+def too_long(record: Record, encoder: Encoder) -> bool:
     """Whether the record, or its longest prompt with its longest answer, is cut."""
     answers = (record.answer, *record.paraphrased_answers, *record.perturbed_answers, *record.alternates)
     longest = record.asked(max((record.prompt, *record.paraphrased_prompts), key=len)).answered(

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from expunge.data.builders.auto import Auto, build_auto
+from expunge.data.builders.auto import Auto, build_auto, that_fit
 from expunge.data.builders.hard import FORMS, build_hard
 from expunge.data.builders.holdout import build_holdout
 from expunge.data.builders.neighbors import build_neighbors
 from expunge.data.builders.translation import load_translator
 
-__all__ = ["FORMS", "Auto", "build_auto", "build_hard", "build_holdout", "build_neighbors", "load_translator"]
+__all__ = [
+    "FORMS",
+    "Auto",
+    "build_auto",
+    "build_hard",
+    "build_holdout",
+    "build_neighbors",
+    "load_translator",
+    "that_fit",
+]

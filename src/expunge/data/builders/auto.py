@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from expunge.data.ability import ability_records
 from expunge.data.builders.hard import build_hard
@@ -12,9 +12,14 @@ from expunge.data.builders.holdout import build_holdout
 from expunge.data.builders.leaks import without_collisions
 from expunge.data.builders.neighbors import Encode, Taken, build_neighbors
 from expunge.data.builders.translation import Translator
+from expunge.data.checks import too_long
 from expunge.data.records import Record
+from expunge.data.request import Request
 
-__all__ = ["AUTO", "Auto", "Made", "build_auto"]
+if TYPE_CHECKING:
+    from expunge.data.encoding import Encoder
+
+__all__ = ["AUTO", "Auto", "Made", "build_auto", "that_fit"]
 
 AUTO = ("utility", "neighbors", "holdout", "forget_hard")
 """In the order they are built: each is checked against those before it."""
@@ -70,13 +75,23 @@ def build_auto(splits: Splits, auto: Auto, seed: int = 0) -> Made:
     return made
 
 
+def that_fit(request: Request, auto: Auto, encoder: Encoder) -> tuple[Request, list[str]]:
+    """The request without built rows that are longer than the model's context, and warnings of how many."""
+    splits, warnings = dict(request.splits), []
+    for split in (split for split in AUTO if split in auto.splits and request.built.get(split)):
+        splits[split] = tuple(r for r in request[split] if not too_long(r, encoder))
+        if gone := len(request[split]) - len(splits[split]):
+            warnings.append(f"{split}: {gone} built rows are longer than the context, and left out")
+    return replace(request, splits=splits), warnings
+
+
 _MEANS = {
     "holdout": "It is weaker than records of the same kind left out of training: its names are rarer "
     "than real ones, so membership attacks may find a difference that is none. Bring such records"
 }
 _WHY = {
     "forget_hard": "no forget record is a question of which another can be made",
-    "neighbors": "no retain record is near the forget records, or there are fewer than eight",
+    "neighbors": "no retain record is near the forget records, or there are too few",
     "holdout": "no forget record is a question that names its entity and has an answer to exchange",
     "utility": "other splits have all of the general questions",
 }
