@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from expunge.data.builders import Auto, load_translator
 from expunge.data.findings import Findings
 from expunge.data.formats import load_splits
 from expunge.data.records import Record
@@ -14,7 +15,7 @@ from expunge.runs.folder import code_version, hash_of
 from expunge.runs.kept import kept, kept_note
 from expunge.runs.recipe import FromModel, Recipe
 
-__all__ = ["Built", "build_missing", "missing"]
+__all__ = ["Built", "build_missing", "missing", "wanted"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,19 @@ def missing(recipe: Recipe, *, bar: bool) -> tuple[str, ...]:
     return tuple(split for split, is_wanted in wanted.items() if is_wanted and not recipe.benchmark)
 
 
+def wanted(recipe: Recipe) -> Auto:
+    """What is built of the other splits, without the model, and with what."""
+    splits = tuple(split for split in recipe.auto if split != "retain")
+    build = recipe.build
+    translator = load_translator(build.translator) if build.translator and "forget_hard" in splits else None
+    if "neighbors" not in splits or build.neighbors == "template":
+        return Auto(splits, build.neighbors, translator=translator)
+    from expunge.measure.encoders import make_encoder
+
+    encoder = make_encoder(build.encoder)  # on the CPU: the same neighbors everywhere
+    return Auto(splits, build.neighbors, encoder.encode, encoder.name, translator)
+
+
 def build_missing(
     recipe: Recipe, original: str, past: Mapping[str, Sequence[Record]], output: Path, *, bar: bool
 ) -> Built:
@@ -53,8 +67,8 @@ def build_missing(
 
     Raises DataError with what is wrong with the files that are there, before the model is loaded for nothing.
     """
-    wanted = missing(recipe, bar=bar)
-    if not wanted:
+    absent = missing(recipe, bar=bar)
+    if not absent:
         return Built()
     from expunge.runs.from_model import build_forget, build_retain
     from expunge.runs.models import Shelf
@@ -65,15 +79,15 @@ def build_missing(
     subject = Shelf(recipe, {"original": original}).load("original")
     marks = [subject.fingerprint(), subject.encoder.fingerprint(), code_version("data", "subjects", "runs")]
     records = {split: fingerprint_records(found) for split, found in splits.items()}
-    key = hash_of([wanted, marks, records, recipe.seed, recipe.model_dump(mode="json", include={"forget"})])
+    key = hash_of([absent, marks, records, recipe.seed, recipe.model_dump(mode="json", include={"forget"})])
     note = kept_note(output)
-    known = {split: found for split in wanted if (found := kept(output, split)) is not None}
-    if note.get("key") == key and known.keys() == set(wanted):
+    known = {split: found for split in absent if (found := kept(output, split)) is not None}
+    if note.get("key") == key and known.keys() == set(absent):
         return Built(known, note["built"], key)
     made: dict[str, tuple[Record, ...]] = {}
     notes: dict[str, str] = {}
     if isinstance(recipe.forget, FromModel):
         made["forget"], notes["forget"] = build_forget(subject, recipe.forget)
-    if "retain" in wanted:
+    if "retain" in absent:
         made["retain"], notes["retain"] = build_retain(subject, {**splits, **made}, recipe.seed)
     return Built(made, notes, key)

@@ -21,8 +21,10 @@ TEMPLATE = """\
 {model_line}
 {forget_line}
 {retain_line}
+{neighbors_line}
+{hard_line}
 {holdout_line}
-# utility: general.jsonl      # general abilities, far from the topic; measured only
+{utility_line}
 oracle: none                  # none | a folder (a model that never saw the forget set) | retrain
 
 # kind: records | entity | topic | capability | document | attribute
@@ -47,6 +49,13 @@ METHOD = "see: expunge list methods"
 CONTROL = "after training, mix back toward the original until the bar holds"
 FROM_MODEL = "no forget set: what the model itself says about it"
 AUTO = "built from the model's own answers: better bring records that must stay"
+BUILT = {
+    "neighbors": "what must stay and is nearest to forget: taken out of retain, never trained on",
+    "forget_hard": "the forget questions reworded, turned round, as gaps and choices",
+    "holdout": "the forget questions about invented names: better bring records the model never saw",
+    "utility": "about a hundred general questions that come with expunge; measured only",
+}
+FILES = {"holdout": "unseen.jsonl", "utility": "general.jsonl"}
 
 
 def write_recipe(
@@ -61,7 +70,8 @@ def write_recipe(
 ) -> Path:
     """Read the files (and say all that is wrong with them), then write a recipe that runs.
 
-    The forget set is `file`, or what the model says about the entity `from_model`.
+    The forget set is `file`, or what the model says about the entity `from_model`. With nothing else brought,
+    the other splits are built.
     """
     output = Path(output)
     if (file is None) == (from_model is None):
@@ -79,6 +89,7 @@ def write_recipe(
     findings.raise_problems()
     entity = bool(from_model) or any(r.entity for r in records)
     documents = bool(records) and all(r.is_document for r in records)
+    bare = not (retain or holdout or documents)
     text = TEMPLATE.format(
         output=output,
         model_line=_line("model", _plain(model), "folder or hub id of the model that must forget"),
@@ -86,7 +97,10 @@ def write_recipe(
         if file
         else _line("forget", f"{{from_model: {_plain(from_model)}}}", FROM_MODEL),
         retain_line=_line("retain", _plain(retain), RETAIN) if retain else _line("retain", "auto", AUTO),
-        holdout_line=_given("holdout", holdout, "unseen.jsonl", HOLDOUT),
+        neighbors_line=_auto("neighbors", bare),
+        hard_line=_auto("forget_hard", bare),
+        holdout_line=_line("holdout", _plain(holdout), HOLDOUT) if holdout else _auto("holdout", bare),
+        utility_line=_auto("utility", bare),
         kind="document" if documents else "entity" if entity else "records",
         method_line=_line("method", "wga", METHOD),
         control_line=_line("control", "[uwc]", CONTROL),
@@ -101,9 +115,11 @@ def _line(key: str, value: str, why: str) -> str:
     return f"{key}: {value}".ljust(29) + f" # {why}"
 
 
-def _given(key: str, value: str | None, example: str, why: str) -> str:
-    """The line of a file, commented out with an example where there is none."""
-    return _line(key, _plain(value), why) if value else _line(f"# {key}", example, why)
+def _auto(split: str, bare: bool) -> str:
+    """The line of a split to be built: in force where there is nothing but the forget set."""
+    if bare:
+        return _line(split, "auto", BUILT[split])
+    return _line(f"# {split}", FILES.get(split, "auto"), HOLDOUT if split == "holdout" else BUILT[split])
 
 
 def _plain(value: object) -> str:

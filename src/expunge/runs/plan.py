@@ -10,7 +10,7 @@ from expunge.benchmarks import Benchmark
 from expunge.data.encoding import Encoder
 from expunge.data.request import Request
 from expunge.methods import METHODS, make_method
-from expunge.runs.building import missing
+from expunge.runs.building import missing, wanted
 from expunge.runs.chain import earlier, past_forget
 from expunge.runs.from_model import asked
 from expunge.runs.prepare import load_checked, make_benchmark
@@ -128,15 +128,20 @@ def _request(recipe: Recipe, notes: list[str]) -> tuple[Recipe, Request, list[st
     recipe = recipe.model_copy(update={"model": str(links[-1].model)}) if links else recipe
     made, gone = past_forget(links)
     built = {}
-    wanted = missing(recipe, bar=bool(recipe.control))
+    absent = missing(recipe, bar=bool(recipe.control))
     if isinstance(recipe.forget, FromModel):
         made["forget"] = tuple(asked(recipe.forget))
         built["forget"] = "questions; the model answers them when the run begins"
         notes.append("forget is built from the model when the run begins: answers are not counted here")
-    if "retain" in wanted:
+    if "retain" in absent:
         notes.append("retain is built from the model when the run begins: it is not counted here")
-    bar = bool(recipe.control) and "retain" not in wanted
-    request, warnings = load_checked(recipe, str(recipe.model), made, built, bar=bar)
+    later = {"forget": recipe.auto, "retain": ("neighbors",)}
+    late = {split for source in absent for split in later[source] if split in recipe.auto} - {"retain"}
+    notes.extend(f"{split} is built when the run begins: it is not counted here" for split in sorted(late))
+    auto = wanted(recipe)
+    auto = replace(auto, splits=tuple(split for split in auto.splits if split not in late))
+    bar = bool(recipe.control) and "retain" not in absent
+    request, warnings = load_checked(recipe, str(recipe.model), made, built, bar=bar, auto=auto)
     return recipe, request, [*gone, *warnings]
 
 

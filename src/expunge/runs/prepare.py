@@ -10,13 +10,14 @@ from typing import Any
 
 from expunge.benchmarks import BENCHMARKS, Benchmark, Prepared
 from expunge.data import load_request
+from expunge.data.builders import Auto, that_fit
 from expunge.data.checks import check_encoded
 from expunge.data.encoding import Encoder
 from expunge.data.records import Record
 from expunge.data.request import Request
 from expunge.errors import ConfigError, DataError, Problem
 from expunge.runs.apart import Apart, set_apart
-from expunge.runs.building import Built, build_missing
+from expunge.runs.building import Built, build_missing, wanted
 from expunge.runs.chain import Link, earlier, past_forget
 from expunge.runs.folder import cache_folder
 from expunge.runs.recipe import Recipe
@@ -123,22 +124,26 @@ def load_checked(
     built: Mapping[str, str] | None = None,
     *,
     bar: bool = True,
+    auto: Auto | None = None,
 ) -> tuple[Request, list[str]]:
     """The request of a recipe without a benchmark, checked against the model's tokenizer and context.
 
-    `made`: splits that are there already; `built`: how those came about that nobody brought.
+    `made`: splits that are there already; `built`: how those came about that nobody brought; `auto`:
+    what is built of the others, by default what the recipe says.
     """
+    auto = auto or wanted(recipe)
     request, warnings = load_request(
         recipe.sources, columns=recipe.columns, target=recipe.target.target(), seed=recipe.seed, bar=bar,
-        made=made, built=built,
+        made=made, built=built, auto=auto,
     )  # fmt: skip
     encoder: Encoder = load_encoder(
         original, max_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code
     )
+    request, long = that_fit(request, auto, encoder)
     findings = check_encoded(request, encoder)
     if findings.problems:
         raise DataError(findings.problems)
-    return request, list(dict.fromkeys([*warnings, *findings.warnings]))
+    return request, list(dict.fromkeys([*warnings, *long, *findings.warnings]))
 
 
 def _merge_train(recipe: Recipe, defaults: Mapping[str, Any]) -> TrainSettings:

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from expunge.attacks import Profile
+from expunge.data.builders.auto import AUTO
 from expunge.data.request import SPLITS, Target
 from expunge.training.settings import TrainSettings
 from expunge.training.workspace import LoraSettings
@@ -15,6 +16,7 @@ from expunge.training.workspace import LoraSettings
 __all__ = [
     "AfterSettings",
     "BarSettings",
+    "BuildSettings",
     "ComposeSettings",
     "FromModel",
     "Named",
@@ -119,6 +121,20 @@ class FromModel(Part):
         return value
 
 
+class BuildSettings(Part):
+    """What the splits named `auto` are built with."""
+
+    neighbors: Literal["nearest", "template", "embedding"] = Field(
+        "nearest", description="retain records that ask the same of others, else (or only) by embedding"
+    )
+    encoder: str = Field(
+        "lexical", description="of the embedding: lexical, model:PATH or sentence-transformers:NAME"
+    )
+    translator: str | None = Field(
+        None, description="package.module:function, a list of texts to as many in another language"
+    )
+
+
 class RequestPart(Part):
     """One request of a stream: what differs from the others."""
 
@@ -219,14 +235,22 @@ class Recipe(Part):
     retain: str | None = Field(
         None, description="what must stay; may be unrelated public text; auto: built from the model"
     )
-    forget_hard: str | None = Field(None, description="the forget knowledge asked differently")
-    neighbors: str | None = Field(None, description="same kind of fact, another entity; must stay")
+    forget_hard: str | None = Field(
+        None, description="the forget knowledge asked differently; auto: reworded by templates"
+    )
+    neighbors: str | None = Field(
+        None, description="same kind of fact, another entity; must stay; auto: taken out of retain"
+    )
     calibration: str | None = Field(None, description="the control measures here; default: cut from retain")
     report: str | None = Field(None, description="the report scores these; default: cut from retain")
     holdout: str | None = Field(
-        None, description="same kind, never seen by the model: without it no membership attack"
+        None,
+        description="same kind, never seen by the model: without it no membership attack; auto: invented",
     )
-    utility: str | None = Field(None, description="general abilities; measured only")
+    utility: str | None = Field(
+        None, description="general abilities; measured only; auto: expunge's own questions"
+    )
+    build: BuildSettings = BuildSettings()
     columns: dict[str, str | dict[str, str]] = Field(
         {}, description="our name → your column, for all files or per split"
     )
@@ -340,6 +364,11 @@ class Recipe(Part):
 
     @property
     def sources(self) -> dict[str, str]:
-        """The splits that are read from somewhere; what is built from the model is none."""
+        """The splits that are read from somewhere; what is built is none."""
         named = {split: getattr(self, split) for split in SPLITS}
-        return {s: v for s, v in named.items() if isinstance(v, str) and (s, v) != ("retain", "auto")}
+        return {s: v for s, v in named.items() if isinstance(v, str) and s not in self.auto}
+
+    @property
+    def auto(self) -> tuple[str, ...]:
+        """The splits that are to be built."""
+        return tuple(s for s in ("retain", *AUTO) if getattr(self, s) == "auto")
