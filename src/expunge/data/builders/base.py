@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from expunge.data.builders.wording import bare, named, template_of
+from expunge.data.builders.wording import named, template_of
 from expunge.data.near import normalized
 from expunge.data.records import Record
 
@@ -33,22 +33,6 @@ class Seen:
             if template := template_of(record):
                 found[template].append(record)
         return {template: tuple(records) for template, records in found.items()}
-
-    @cached_property
-    def by_entity(self) -> Mapping[str, tuple[Record, ...]]:
-        found: dict[str, list[Record]] = defaultdict(list)
-        for record in self.all:
-            if entity := named(record):
-                found[normalized(entity)].append(record)
-        return {entity: tuple(records) for entity, records in found.items()}
-
-    @cached_property
-    def by_answer(self) -> Mapping[str, tuple[Record, ...]]:
-        """Records by their answer without a preposition before it."""
-        found: dict[str, list[Record]] = defaultdict(list)
-        for record in self.all:
-            found[normalized(bare(record.answer))].append(record)
-        return {answer: tuple(records) for answer, records in found.items()}
 
     def peers(self, record: Record) -> Iterator[Record]:
         """Records that ask the same of another entity."""

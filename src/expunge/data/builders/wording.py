@@ -14,7 +14,6 @@ __all__ = [
     "Statement",
     "bare",
     "blanked",
-    "lowered",
     "named",
     "statement",
     "template_of",
@@ -29,10 +28,6 @@ _NAME = r"[A-Z][\w'’.-]*[\w]"
 _NAMES = re.compile(rf"\b{_NAME}(?: (?:{_NAME}|de|da|van|von|al|el|bin))* {_NAME}")
 _PLACED = re.compile(r"\b(?:in|from|at|near|on) $", re.IGNORECASE)  # where, not who
 _POSSESSIVE = re.compile(r"['’]s?$")
-_OPENERS = frozenset(
-    """who whom whose what what's which where when why how is are was were do does did has have had can could
-    will would should may in on at from for to by with of""".split()  # noqa: SIM905
-)
 _SMALL = frozenset("The Of In On At And For With From By A An".split())  # noqa: SIM905
 
 
@@ -87,12 +82,6 @@ def _pattern(name: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(name)}(?!\w)", re.IGNORECASE)
 
 
-def lowered(question: str) -> str:
-    """The question as it reads behind other words: a capital goes where its first word is no name."""
-    first = question.split(" ", 1)[0]
-    return question[0].lower() + question[1:] if first.lower() in _OPENERS else question
-
-
 def third_person(verb: str) -> str:
     """
     >>> [third_person(v) for v in ("live", "study", "teach", "have", "play")]
@@ -144,7 +133,7 @@ def _completed(question: str, answer: str) -> Statement | None:
         if m["rest"] == "from":
             return Statement(f"{GAP} {m['be']} from", "")
         joint = _joint(m["wh"], answer)
-        return joint and Statement(f"{GAP} {m['be']} {m['rest']} {joint}", "")
+        return Statement(f"{GAP} {m['be']} {m['rest']} {joint}", "") if joint else None
     if m := _DOES.match(question):
         joint = "" if m["wh"] == "What" else _joint("Where", answer) or ""
         if m["wh"] == "Where" and (m["rest"] or not joint):
