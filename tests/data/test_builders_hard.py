@@ -71,6 +71,14 @@ def test_reverse_only_where_the_answer_is_of_one_entity():
     assert "Ada Rin-home" not in of(built(alone, retain=[other]), "reverse")
 
 
+def test_a_holdout_makes_no_answer_ambiguous():
+    """A built one repeats forget answers under invented names, which no model was ever told."""
+    forget = facts()
+    invented = [replace(r, id=f"{r.id}-h", entity="Zo Quib", prompt=f"{i}?") for i, r in enumerate(forget)]
+    assert of(built(forget, holdout=invented), "reverse") == of(built(forget), "reverse") != {}
+    assert "Ada Rin-home" not in of(built(forget, retain=invented), "reverse")
+
+
 def test_multi_hop_through_an_answer():
     """The person who is another record's answer is described by that record's question."""
     pal = Record("p", "Bo Vel", "Who plays chess with Bo Vel?", "Ada Rin")

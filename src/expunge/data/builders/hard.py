@@ -37,7 +37,8 @@ def build_hard(
     A function of seed and records: their order changes the order of the rows alone.
     """
     forget = [_with_name(r) for r in splits.get("forget", ())]
-    others = [_with_name(r) for name, found in splits.items() if name != "forget" for r in found]
+    known = {name: found for name, found in splits.items() if name not in ("forget", "holdout")}
+    others = [_with_name(r) for found in known.values() for r in found]  # no model was told the holdout
     seen = Seen(forget, others, seed)
     about: dict[str, list[Record]] = defaultdict(list)
     for record in seen.all:
