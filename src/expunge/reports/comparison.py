@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from expunge.audit.scorecard import ControlRecord, Scorecard, ScoreRow
 from expunge.errors import ConfigError, Problem
+from expunge.metrics.pareto import hypervolume, pareto_front
 from expunge.reports import charts, words
 from expunge.reports.files import write_text
 from expunge.reports.formatting import interval, number
@@ -68,6 +69,19 @@ class Group:
     metric: str
     tau: float | None
     rows: list[Row]
+
+    @property
+    def front(self) -> list[str]:
+        """The controlled runs that no other beats on forget and retain at once."""
+        points = [p for p in _points(self) if p["model"] == "controlled"]
+        found = pareto_front([(p["forgotten"], p["kept"]) for p in points], ("higher", "higher"))
+        return [points[i]["label"] for i in found.front]
+
+    @property
+    def volume(self) -> float | None:
+        """The area that they cover, from (0, 0): a fixed point, so that more runs never make it smaller."""
+        points = [(p["forgotten"], p["kept"]) for p in _points(self) if p["model"] == "controlled"]
+        return hypervolume(points, ("higher", "higher"), (0.0, 0.0)) if points else None
 
 
 def compare(scorecards: Sequence[Scorecard], folder: Path) -> dict[str, Path]:

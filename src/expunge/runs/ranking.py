@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields
 from statistics import fmean, median
 from typing import Any
 
+from expunge.metrics.pareto import pareto_front
+
 __all__ = ["Finalist", "Trial", "choose", "front", "rank", "sensitivity"]
 
 Params = Mapping[str, Any]
@@ -143,21 +145,12 @@ def front(
 
     `finalists` (by trial name) stand there with their means over seeds, the others with their one seed.
     """
-    signs = (1 if better == "lower" else -1, 1 if utility == "lower" else -1, 1)[: 3 if cost else 2]
     points = [_point(t, finalists.get(t.name)) for t in trials if t.status == "ok"]
     points = [p for p in points if p["utility"] is not None and p["forget"] is not None]
-
-    def place(point: dict[str, Any]) -> tuple[float, ...]:
-        return tuple(s * point[k] for s, k in zip(signs, ("forget", "utility", "seconds"), strict=False))
-
-    def beaten(point: dict[str, Any]) -> bool:
-        here = place(point)
-        return any(
-            there != here and all(a <= b for a, b in zip(there, here, strict=True))
-            for there in map(place, points)
-        )
-
-    return sorted((p for p in points if not beaten(p)), key=place)
+    axes = {"forget": better, "utility": utility, **({"seconds": "lower"} if cost else {})}
+    found = pareto_front([[p[axis] for axis in axes] for p in points], list(axes.values())).front
+    turned = {axis: 1 if word == "lower" else -1 for axis, word in axes.items()}
+    return sorted((points[i] for i in found), key=lambda p: tuple(turned[axis] * p[axis] for axis in axes))
 
 
 def _point(trial: Trial, finalist: Finalist | None) -> dict[str, Any]:
