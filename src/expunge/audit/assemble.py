@@ -416,6 +416,8 @@ def _limits(material: Material, models: Mapping[str, ModelEvidence], missing: Se
     built = [name for name, how in material.request.built.items() if how]
     if built:
         limits.append(f"Built by expunge, not brought by you: {', '.join(sorted(built))}.")
+    if "holdout" in built:
+        limits.append("The holdout is of invented names: membership scores are weaker evidence for it.")
     entities = len({r.entity or r.id for r in material.request.forget})
     if entities == 1:
         limits.append("The forget set is about one entity: no interval can be given for what was forgotten.")

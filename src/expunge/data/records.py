@@ -44,7 +44,7 @@ class Record:
     choices: tuple[str, ...] = ()
     label: int | None = None  # index of the right choice, from 0
     source_id: str | None = None  # forget_hard, neighbors: the forget record this one stands near to
-    form: str | None = None  # forget_hard: paraphrase, reverse, cloze, multi_hop, choice
+    form: str | None = None  # forget_hard: paraphrase, reverse, cloze, multi_hop, choice, open, …
 
     @property
     def is_document(self) -> bool:
