@@ -202,12 +202,18 @@ def compose(
 def show(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
     record: Annotated[str | None, typer.Argument(help="A record's id, or its beginning.")] = None,
+    why: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBER", help="What a number rests on: METRIC/SPLIT/MODEL, or an attack."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show a run's result, or one record before, after and under the oracle."""
-    from expunge.runs.show import show_record, show_run
+    """Show a run's result, one record before, after and under the oracle, or what a number rests on."""
+    from expunge.runs.show import show_record, show_run, show_why
 
-    if record is None:
+    if why is not None:
+        show_why(run_folder, why, as_json=as_json)
+    elif record is None:
         show_run(run_folder, as_json=as_json)
     else:
         show_record(run_folder, record, as_json=as_json)

@@ -67,6 +67,7 @@ class ScoreRow(Part):
     flags: list[str] = []
     skipped: dict[str, int] = {}
     settings: dict[str, Any] = {}
+    evidence: str = Field("", description="the file in the run folder that it was computed from")
     details: dict[str, Any] = {}
 
 
@@ -162,6 +163,7 @@ class AttackRow(Part):
     ain: float | None = None
     n: int = 0
     reason: str = Field("", description="why `recovery` is not computable")
+    evidence: str = Field("", description="the file in the run folder that it was computed from")
     details: dict[str, Any] = {}
 
 

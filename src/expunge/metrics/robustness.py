@@ -34,7 +34,7 @@ def metric_robustness(
     clusters: Sequence[Hashable] | None = None,
     seed: int = 0,
 ) -> Robustness:
-    """Pearson correlation, and least squares of `after` on `before`, over models; one side of the scope at a time.
+    """Pearson correlation, and least squares of `after` on `before`, over models of one side of the scope.
 
     `clusters`: the (method, model) of each point, resampled as a whole. Raises NotComputable with fewer than
     three points or where one side does not vary. Source: Wang et al. 2025 (arXiv 2406.09179).

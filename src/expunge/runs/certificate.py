@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import expunge
-from expunge.errors import ConfigError, Problem, require
+from expunge.errors import ConfigError, DataError, Problem, require
 from expunge.runs.folder import code_version, hash_of, write_json
 from expunge.runs.kept import FOLDER
 from expunge.runs.notes import read_json
 
-__all__ = ["FILE", "certify", "file_hash", "hashes", "key_mark", "notes_hash", "signature_problem", "signer"]
+__all__ = [
+    "FILE", "certify", "check_unchanged", "file_hash", "hashes", "key_mark", "notes_hash",
+    "signature_problem", "signer", "stage_keys",
+]  # fmt: skip
 
 FILE = "certificate.json"
 _APART = (FILE, "run.json")
@@ -38,6 +41,7 @@ def certify(run: Path, *, key: bytes, verdict: str, head: str, models: Mapping[s
         "ledger_head": head,
         "key": key_mark(key),
         "notes": notes_hash(run),
+        "stages": stage_keys(run),
         "files": hashes(run, key),
         "models": {
             name: {"place": str(place), "files": hashes(place, key)}
@@ -77,6 +81,36 @@ def notes_hash(run: Path) -> str:
     return hash_of([state.get("created"), state.get("stages"), life])
 
 
+def stage_keys(run: Path) -> dict[str, str]:
+    """Stage → key, as run.json has them."""
+    state = read_json(Path(run) / "run.json")
+    stages = state.get("stages", {}) if isinstance(state, dict) else {}
+    return {name: known["key"] for name, known in stages.items()}
+
+
+def check_unchanged(run: Path, key: bytes) -> None:
+    """Raise DataError where a file of a stage is not what the run's certificate says.
+
+    A stage that was computed anew since then (another key) is left out: a rerun makes new files, and must not
+    put its name to files that somebody changed.
+    """
+    made = read_json(Path(run) / FILE)
+    if not isinstance(made, dict) or made.get("key") != key_mark(key):
+        return
+    now = stage_keys(run)
+    same = {name for name, kept in made.get("stages", {}).items() if now.get(name) == kept}
+    problems = []
+    for name, expected in made.get("files", {}).items():
+        path = Path(run) / name
+        if any(name.startswith(f"{stage}/") for stage in same) and path.is_file():
+            found = file_hash(path, name, key)
+            if found != expected:
+                what = f"was changed after the run was certified: expected {expected}, found {found}"
+                problems.append(Problem(str(path), what, "Put it back, or run with --new"))
+    if problems:
+        raise DataError(problems)
+
+
 def key_mark(key: bytes) -> str:
     """Which secret the keyed hashes were made with, without saying it."""
     return hmac.new(key, b"expunge run certificate", hashlib.sha256).hexdigest()[:16]
@@ -112,7 +146,8 @@ def _library(module: str) -> Any:
 
 
 def _invalid() -> type[Exception]:
-    return _library("exceptions").InvalidSignature  # type: ignore[no-any-return]
+    found: type[Exception] = _library("exceptions").InvalidSignature
+    return found
 
 
 def _mark(public: Any) -> str:

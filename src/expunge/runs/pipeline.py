@@ -14,6 +14,7 @@ from expunge.attacks import Attack, Field
 from expunge.audit.assemble import Material, assemble
 from expunge.audit.attacking import attack_plan, make_attack, out_of_reach, run_attack
 from expunge.audit.scorecard import Scorecard
+from expunge.audit.scores import forget_metric
 from expunge.data.request import fingerprint_records
 from expunge.errors import BarMissed, ConfigError, NotComputable, Problem, nearest
 from expunge.evidence import Evidence
@@ -22,13 +23,15 @@ from expunge.progress import say
 from expunge.reports import write_reports
 from expunge.reports.files import write_text
 from expunge.runs import facts, ledger, stages
-from expunge.runs.certificate import certify, signer
+from expunge.runs.certificate import certify, check_unchanged, signer
 from expunge.runs.chain import check_start
 from expunge.runs.folder import RunFolder, Work, announce, code_version, write_json
 from expunge.runs.kept import keep
 from expunge.runs.models import Shelf, model_facts, set_threads
 from expunge.runs.prepare import Job, environment, prepare
 from expunge.runs.recipe import Recipe
+from expunge.runs.screening import likely_nonmembers, screen, seen_before
+from expunge.runs.tracing import traced
 
 __all__ = ["STAGES", "TRAIN_ROOMS", "Pipeline", "RunResult"]
 
@@ -82,6 +85,7 @@ class Pipeline:
         card = report = None
         if last >= STAGES.index("score") + 1:
             announce(STAGES.index("score") + 1, last, "score: metrics, recovery, verdict")
+            check_unchanged(self.path, facts.secret_key(self.path))
             card = self._score()
         if card and last == len(STAGES):
             announce(last, last, "report")
@@ -122,7 +126,11 @@ class Pipeline:
         key = facts.secret_key(self.path)
         told = {"request": facts.keyed(key, request.fingerprint()), "forget": facts.keyed(key, forget)}
         original = self.marks["original"]
-        ledger.record(self.path, "requested", records=len(request.forget), original=original, **told)
+        earlier = ledger.entries(ledger.ledger_of(self.path))
+        again = seen_before(told["forget"], self.path.name, earlier)
+        known = {"records": len(request.forget), "original": original, "screened": [*screen(request), *again]}
+        ledger.record(self.path, "requested", **known, **told)
+        self._warn(*again)
         keep(self.path, {"forget": request.forget, **job.built.splits}, note)
 
     def _baseline(self, number: int, total: int) -> None:
@@ -140,6 +148,9 @@ class Pipeline:
         unknown = facts.not_known(self.evidence)
         if unknown:
             self._warn(unknown)
+        else:
+            original = self.evidence["original"]
+            self._warn(*likely_nonmembers(original, forget_metric(original)))
 
     def _unlearn(self, number: int, total: int) -> None:
         recipe = self.recipe
@@ -250,6 +261,7 @@ class Pipeline:
         )
         card = assemble(made, self._head(), facts.cost_rows(self.job, self.folder.state["stages"]))
         card = card.model_copy(update=facts.ratio(self.job, self.folder.state["stages"], self._parameters()))
+        card = traced(card, self.path)
         write_text(self.path / "scorecard.json", card.model_dump_json(indent=1) + "\n")
         self._audited(card, made.control.get("met"))
         return card

@@ -21,6 +21,7 @@ from expunge.runs.building import Built, build_missing, wanted
 from expunge.runs.chain import Link, earlier, past_forget
 from expunge.runs.folder import cache_folder
 from expunge.runs.recipe import Recipe
+from expunge.runs.screening import screened
 from expunge.subjects.subject import load_encoder
 from expunge.training.settings import TrainSettings
 
@@ -111,7 +112,7 @@ def _of_files(recipe: Recipe, output: Path, *, bar: bool) -> Job:
         recipe.oracle.folder,
         _merge_train(recipe, {}),
         recipe.attack_lrs,
-        warnings=(*gone, *built.warnings, *warnings),
+        warnings=(*gone, *built.warnings, *warnings, *screened(recipe, request)),
         chain=links,
         built=built,
     )

@@ -269,6 +269,10 @@ class Recipe(Part):
     reference_budget: float = Field(2.0, gt=0, description="GiB the cached reference may take")
     bar: BarSettings = BarSettings()
     control: tuple[Named, ...] = (Named(name="uwc"),)
+    screen: Literal["warn", "refuse"] = Field(
+        "warn",
+        description="of an odd request (duplicates, oversize, benign look-alikes): say so, or stop at once",
+    )
     watch: bool = Field(
         True, description="end a training that wrecks the model; no control at all switches it off too"
     )

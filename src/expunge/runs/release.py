@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from expunge.errors import BarMissed, ConfigError, Problem
+from expunge.runs import ledger
 from expunge.runs.deployment import Deployment, is_deployment, opened, place_of
 from expunge.runs.lifecycle import Life, advance, current, entry, read_life
 from expunge.runs.notes import read_recipe, read_state
@@ -69,6 +70,7 @@ def _release(run: Path, place: Path, recipe: Mapping[str, Any], life: Life, forc
         deployed.add(str(run / "control" / "model"), controlled, loading)
         before = deployed.current
         deployed.release(run, controlled, forced=forced)
+    ledger.record(run, "released", controlled=controlled, forced=forced)
     return [
         f"released {run}: {place / 'current'} is now {controlled}",
         f"kept for a rollback: {place / 'models' / str(before)}, which still knows the forget set",
@@ -132,6 +134,7 @@ def rollback(target: Path) -> list[str]:
             what = f"{deployed.run_of(top)} was released after it"
             raise ConfigError(Problem(str(run), what, "Roll that one back first"))
         undone = deployed.roll_back()
+        ledger.record(deployed.run_of(undone), "rolled back", back_to=deployed.current)
         return [
             f"rolled back {deployed.run_of(undone)}: {place / 'current'} is {deployed.current} again",
             f"{deployed.current} knows what that run had forgotten",

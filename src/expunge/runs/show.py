@@ -6,6 +6,7 @@ import json
 import sys
 import textwrap
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +15,16 @@ from expunge.errors import ConfigError, DataError, Problem
 from expunge.evidence import read_evidence
 from expunge.progress import say
 from expunge.reports import compare, find_record, print_record, print_summary, write_reports
-from expunge.reports.formatting import byte_size, duration
+from expunge.reports.formatting import byte_size, duration, number
 from expunge.runs.composition_page import print_composition
 from expunge.runs.pipeline import RunResult
 from expunge.runs.plan import Plan
 from expunge.runs.recommend import Advice, told
 from expunge.runs.stream import HEAD, StreamResult, cells
+from expunge.runs.tracing import trace
 from expunge.runs.tuning_page import print_tuning
 
-__all__ = ["finish", "print_plan", "read_scorecard", "show_record", "show_run", "write_again"]
+__all__ = ["finish", "print_plan", "read_scorecard", "show_record", "show_run", "show_why", "write_again"]
 
 
 def console() -> Any:
@@ -59,6 +61,20 @@ def read_scorecard(folder: Path) -> Scorecard:
         raise ConfigError(
             Problem(str(path), "is damaged or of another version", "Run the recipe again")
         ) from error
+
+
+def show_why(run: Path, name: str, *, as_json: bool) -> None:
+    """The file behind a number, its parts by record, and the same computed from them again."""
+    found = trace(run, name)
+    if as_json:
+        sys.stdout.write(json.dumps([asdict(one) for one in found], indent=1) + "\n")
+        return
+    for one in found:
+        print(
+            f"{one.name}: {number(one.told)}, computed again {number(one.again)}, from {Path(run) / one.file}"
+        )
+        for record, value in one.records.items():
+            print(f"  {record}  {number(value)}")
 
 
 def print_stream(rows: Sequence[dict[str, Any]], folder: Path) -> None:

@@ -18,6 +18,7 @@ from expunge.runs.kept import FOLDER
 from expunge.runs.notes import read_json, read_recipe
 from expunge.runs.purge import HOLDS_TEXT, PURGED
 from expunge.runs.stages import read_splits
+from expunge.runs.tracing import trace
 
 __all__ = ["verify"]
 
@@ -111,7 +112,17 @@ def _numbers(run: Path, said: list[str]) -> Iterator[str]:
             name = f"{row.metric}/{row.split}/{row.model}"
             where = f"{run / 'scorecard.json'}: {name}"
             yield f"{where}: expected {score.value} by its evidence, found {row.value}"
-    said.append(f"{len(card.scores)} scores recomputed from evidence")
+    rows = 0
+    for attack in sorted({row.attack for row in card.attacks if row.evidence}):
+        for found in trace(run, attack):
+            rows += 1
+            if not _same(found.told, found.again):
+                where = f"{run / 'scorecard.json'}: attack {found.name}"
+                yield f"{where}: expected {found.again} by its stored results, found {found.told}"
+    said.append(f"{len(card.scores)} scores and {rows} attack rows recomputed from evidence")
+    made = read_json(run / certificate.FILE)
+    if made["verdict"] != card.verdict.word:
+        yield f"{run / certificate.FILE}: verdict: expected {card.verdict.word}, found {made['verdict']}"
 
 
 def _same(told: float | None, again: float | None) -> bool:
