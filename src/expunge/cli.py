@@ -278,8 +278,8 @@ def list_(
         str,
         typer.Argument(
             metavar="KIND",
-            help="methods, controls, metrics, attacks, benchmarks, localizers, attributions, transforms, "
-            "selections, retain_losses, optimizers or runs.",
+            help="methods, controls, metrics, annotators, attacks, checks, interventions, benchmarks, "
+            "localizers, attributions, transforms, selections, retain_losses, optimizers or runs.",
         ),
     ],
     name: Annotated[str | None, typer.Argument(help="One of them, in full, with its settings.")] = None,

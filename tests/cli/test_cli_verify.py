@@ -8,6 +8,11 @@ from pathlib import Path
 import pytest
 
 import expunge
+from expunge.audit.scorecard import Scorecard
+from expunge.errors import InputError
+from expunge.runs.certificate import check_unchanged
+from expunge.runs.facts import secret_key
+from expunge.runs.tracing import trace
 from tiny_world import command, inside, recipe
 
 pytestmark = pytest.mark.slow
@@ -62,6 +67,38 @@ def test_one_changed_byte_of_any_file_is_found_and_named(finished):
         path.write_bytes(before)
         assert any(p.startswith(f"{path}: expected") for p in problems), path
     assert verify(RUN)["problems"] == []
+
+
+def test_a_number_is_traced_to_its_rows(finished):
+    said = command("show", RUN, "--why", "extraction_strength/forget/controlled")
+    assert said.code == 0, said.err
+    told, again = said.out.split("\n")[0].split(": ")[1].split(", computed again ")
+    assert again.startswith(f"{told}, from runs/v/measure/controlled/forget-")
+    card = Scorecard.read(RUN / "scorecard.json")
+    assert (
+        len(said.out.strip().splitlines()) == 1 + card.score("extraction_strength", "forget", "controlled").n
+    )
+    assert all((RUN / row.evidence).is_file() for row in [*card.scores, *card.attacks])
+    (found, *_) = trace(RUN, "quantize")
+    assert found.told == pytest.approx(found.again)
+    assert found.records
+
+
+def test_a_number_that_is_none_is_named(finished):
+    said = command("show", RUN, "--why", "extraction_strenght/forget/controlled")
+    assert said.code == 2
+    assert "extraction_strength/forget/controlled" in said.err
+
+
+def test_a_rerun_does_not_certify_a_changed_file(finished):
+    path = next((RUN / "measure/controlled").glob("forget-*.parquet"))
+    before, certificate = path.read_bytes(), (RUN / "certificate.json").read_bytes()
+    path.write_bytes(before[:-9] + bytes([before[-9] ^ 1]) + before[-8:])
+    with pytest.raises(InputError, match="changed after the run was certified"):
+        check_unchanged(RUN, secret_key(RUN))
+    path.write_bytes(before)
+    check_unchanged(RUN, secret_key(RUN))
+    assert (RUN / "certificate.json").read_bytes() == certificate
 
 
 def test_another_signature_and_a_changed_certificate_are_found(finished, tmp_path):

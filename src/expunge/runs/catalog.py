@@ -37,11 +37,13 @@ KINDS: dict[str, Registry[Any]] = {
     "benchmarks": BENCHMARKS,
     "localizers": LOCALIZERS,
     "attributions": ATTRIBUTIONS,
+    "annotators": Registry("annotator", "expunge.measure.annotators", "ANNOTATORS"),
+    "checks": Registry("check", "expunge.audit.verification", "CHECKS"),
     "transforms": Registry("transform", "expunge.training.transforms", "TRANSFORMS"),
     "selections": Registry("selection", "expunge.training.selections", "SELECTIONS"),
     "retain_losses": Registry("retain_loss", "expunge.training", "RETAIN_LOSSES"),
 }
-"""The last three read cards only: the registries that make these things live beside torch."""
+"""The last five read cards only: the registries that make these things live beside torch."""
 
 OPTIMIZERS: dict[str, dict[str, Any]] = {
     "adamw": {
@@ -70,6 +72,8 @@ COLUMNS = {
     "attacks": ("threat", "injects"),
     "interventions": ("family", "needs"),
     "benchmarks": ("parts", "oracle"),
+    "annotators": ("columns", "peers"),
+    "checks": ("aim",),
     "transforms": ("cost",),
     "selections": ("unit", "cost"),
     "optimizers": ("needs",),

@@ -112,7 +112,7 @@ def _of_files(recipe: Recipe, output: Path, *, bar: bool) -> Job:
         recipe.oracle.folder,
         _merge_train(recipe, {}),
         recipe.attack_lrs,
-        warnings=(*gone, *built.warnings, *warnings, *screened(recipe, request)),
+        warnings=(*gone, *built.warnings, *warnings),
         chain=links,
         built=built,
     )
@@ -144,7 +144,8 @@ def load_checked(
     findings = check_encoded(request, encoder)
     if findings.problems:
         raise DataError(findings.problems)
-    return request, list(dict.fromkeys([*warnings, *long, *findings.warnings]))
+    odd = screened(recipe, request)
+    return request, list(dict.fromkeys([*warnings, *long, *findings.warnings, *odd]))
 
 
 def _merge_train(recipe: Recipe, defaults: Mapping[str, Any]) -> TrainSettings:
