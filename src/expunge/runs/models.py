@@ -63,6 +63,7 @@ def model_facts(subject: Subject) -> dict[str, Any]:
         "can": sorted(subject.unwrapped().can),
         "architecture": type(subject.model).__name__,
         "parameters": subject.num_parameters(),
+        "vocabulary": subject.vocab_size,
         "dtype": str(next(subject.model.parameters()).dtype).removeprefix("torch."),
     }
 

@@ -16,7 +16,7 @@ from expunge.audit.attacking import attack_plan, make_attack, out_of_reach, run_
 from expunge.audit.scorecard import Scorecard
 from expunge.audit.scores import forget_metric
 from expunge.data.request import fingerprint_records
-from expunge.errors import BarMissed, ConfigError, NotComputable, Problem, nearest
+from expunge.errors import BarMissed, ConfigError, ModelError, NotComputable, Problem, nearest
 from expunge.evidence import Evidence
 from expunge.methods import METHODS
 from expunge.progress import say
@@ -107,11 +107,25 @@ class Pipeline:
             self.known[name] = model_facts(subject)
             self.encoders[name] = subject.encoder.fingerprint()
         self.marks = {name: str(known["fingerprint"]) for name, known in self.known.items()}
+        self._check_vocabularies()
         if self.job.chain and "original" in self.marks:
             check_start(self.job.chain[-1], self.marks["original"], self.recipe.dtype)
         self.folder.begin()
         self._requested()
         self._warn(*self.job.warnings)
+
+    def _check_vocabularies(self) -> None:
+        """Models of other vocabularies cannot be compared token by token."""
+        name, size = next(((n, k["vocabulary"]) for n, k in self.known.items()), ("", 0))
+        others = {n: k["vocabulary"] for n, k in self.known.items() if k["vocabulary"] != size}
+        if others:
+            fix = "Give models that were made from one another"
+            raise ModelError(
+                [
+                    Problem(self.shelf.places[n], f"knows {v} tokens, {self.shelf.places[name]} {size}", fix)
+                    for n, v in others.items()
+                ]
+            )
 
     def _requested(self) -> None:
         """The first two states of the request's life; its records are kept for later requests."""
