@@ -109,7 +109,8 @@ def outcome(run: Path) -> tuple[dict[str, bytes], dict[str, Any]]:
     card = json.loads((run / "scorecard.json").read_text(encoding="utf-8"))
     assert card["recipe"].pop("output") == str(run)
     assert 0 < card["control"][0]["alpha"] < 1
-    return weights, {k: v for k, v in card.items() if k not in ("cost", "ratio_to_retraining")}
+    costs = ("cost", "ratio_to_retraining", "ratio_of_flops")
+    return weights, {k: v for k, v in card.items() if k not in costs}
 
 
 def checkpoints(cache: str) -> list[Path]:

@@ -63,12 +63,18 @@ def test_records_known_no_better_than_unseen_ones_are_likely_nonmembers():
     assert likely_nonmembers({"forget": seen["forget"]}, "probability") == []
 
 
-def test_the_same_forget_set_is_found_in_the_ledger():
-    ledger = [{"run": "one", "facts": {"forget": "mark"}}, {"run": "two", "facts": {"forget": "other"}}]
-    assert seen_before("mark", "three", ledger) == [
-        "screening: the same forget set was requested before, by one"
-    ]
-    assert seen_before("mark", "one", ledger) == []  # a resumed run is no second request
+def entry(run, state, **facts):
+    return {"run": run, "state": state, "facts": facts}
+
+
+def test_the_same_forget_set_is_a_duplicate_once_a_model_without_it_is_in_use():
+    asked = [entry("one", "requested", forget="mark"), entry("two", "requested", forget="other")]
+    assert seen_before("mark", "three", asked) == []  # two methods may be tried on one request
+    released = [*asked, entry("one", "released"), entry("two", "released")]
+    (said,) = seen_before("mark", "three", released)
+    assert said == "screening: a model that forgot the same records is in use, from one"
+    assert seen_before("mark", "one", released) == []
+    assert seen_before("mark", "three", [*released, entry("one", "rolled back")]) == []
 
 
 @pytest.fixture(scope="module")

@@ -54,10 +54,10 @@ def test_attacks_on_weights_take_the_wrapper_off(name, runs):
     rows = [row for row in runs[name].attacks if row.worst]
     for row in rows:
         off = row.details.get("attacked") == "the model behind the wrapper"
-        assert off == (row.kind == "weights")
-        if row.kind == "weights" and row.attack != "rtt":
+        assert off == (row.threat in ("white-box", "fine-tune")), "who holds the weights takes it off"
+        if off and row.attack != "rtt" and row.recovery is not None:
             assert row.recovery > 0.9
-    assert {row.kind for row in rows} == {"weights", "prompts"}
+    assert {row.kind for row in rows} >= {"weights", "prompts", "read-out"}
 
 
 @pytest.mark.parametrize("name", RUNS)

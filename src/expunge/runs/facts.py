@@ -120,6 +120,7 @@ def secret_key(path: Path) -> bytes:
         return given.encode()
     file = cache_folder(path) / "key"
     if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         temporary.touch(mode=0o600)
         temporary.write_text(secrets.token_hex(32), encoding="utf-8")

@@ -7,6 +7,7 @@ common knowledge), and, once the original was measured, records it shows no sign
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 from expunge.data.near import near_duplicates, normalized, sketch
 from expunge.data.records import Record
@@ -46,15 +47,18 @@ def screen(request: Request) -> list[str]:
     return found
 
 
-def seen_before(mark: str, run: str, ledger: Collection[Mapping[str, object]]) -> list[str]:
-    """The same forget set in an earlier request; `mark` is its keyed hash, as in the ledger."""
-    runs = []
+def seen_before(mark: str, run: str, ledger: Collection[Mapping[str, Any]]) -> list[str]:
+    """A request for the same forget set whose model is in use; `mark` is its keyed hash, as in the ledger.
+
+    Two runs of one request, by two methods say, are no duplicate before one of them is released.
+    """
+    asked = {e["run"] for e in ledger if e["state"] == "requested" and e["facts"].get("forget") == mark}
+    in_use: dict[str, bool] = {}
     for entry in ledger:
-        facts = entry.get("facts")
-        if isinstance(facts, Mapping) and facts.get("forget") == mark and entry.get("run") != run:
-            runs.append(str(entry["run"]))
-    names = ", ".join(dict.fromkeys(runs))
-    return [f"screening: the same forget set was requested before, by {names}"] if names else []
+        if entry["state"] in ("released", "rolled back"):
+            in_use[entry["run"]] = entry["state"] == "released"
+    names = ", ".join(sorted(name for name in asked - {run} if in_use.get(name)))
+    return [f"screening: a model that forgot the same records is in use, from {names}"] if names else []
 
 
 def likely_nonmembers(evidence: Mapping[str, Evidence], metric: str) -> list[str]:
