@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from expunge.benchmarks import BENCHMARKS, training
-from expunge.benchmarks import personas as personas_module
-from expunge.benchmarks.personas import GOAL, Personas, make_tokenizer
+from expunge.benchmarks.personas import Personas
 from expunge.benchmarks.personas_world import make_world
+from expunge.benchmarks.scenario import GOAL
 from expunge.data.checks import check_encoded, check_request
 from expunge.data.encoding import Encoder
 from expunge.errors import ConfigError, ExpungeError, ModelError
@@ -65,7 +65,7 @@ def test_document_target_forgets_biographies():
 
 def test_tokenizer_writes_every_text_and_favors_no_name():
     world = make_world("small")
-    tokenizer = make_tokenizer("small", 0, 600, 256)
+    tokenizer = Personas("small").make_tokenizer()
     encoder = Encoder(tokenizer, max_length=256)
     assert tokenizer.unk_token_id is None
     assert tokenizer.decode(tokenizer("Zoë — 漢字\n")["input_ids"]) == "Zoë — 漢字\n"
@@ -87,9 +87,9 @@ def test_fingerprint_follows_seed_size_settings_and_code_but_not_the_target(monk
         Personas("small").fingerprint(),
     ]
     assert Personas("tiny", target="documents").fingerprint() == marks[0]
-    builds = {**personas_module.BUILDS, "tiny": replace(personas_module.BUILDS["tiny"], lr=2e-3)}
+    builds = {**Personas.BUILDS, "tiny": replace(Personas.BUILDS["tiny"], lr=2e-3)}
     with monkeypatch.context() as patch:
-        patch.setattr(personas_module, "BUILDS", builds)
+        patch.setattr(Personas, "BUILDS", builds)
         marks.append(Personas("tiny").fingerprint())
     monkeypatch.setattr(training, "CODE_VERSION", training.CODE_VERSION + 1)
     marks.append(Personas("tiny").fingerprint())

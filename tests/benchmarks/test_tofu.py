@@ -197,7 +197,7 @@ def test_given_models_are_taken_as_they_are(tmp_path):
 def test_oracle_is_trained_on_the_same_rows_but_forget():
     benchmark = tofu(model=str(MODEL), retain_rows=360)
     request = benchmark.request()
-    jobs = benchmark._jobs(request)
+    jobs = benchmark.jobs(request)
     original, oracle = ({r.id for r in jobs[name].records} for name in ("original", "oracle"))
     assert len(original) == 400
     assert original - oracle == {r.id for r in request.forget}
@@ -210,7 +210,7 @@ def test_oracle_is_trained_on_the_same_rows_but_forget():
 def test_fingerprint_follows_rows_model_and_settings(tmp_path):
     def mark(**options) -> str:
         benchmark = tofu(**{"model": str(MODEL), "retain_rows": 360, **options})
-        return benchmark._fingerprint(benchmark._jobs(benchmark.request()))
+        return benchmark._fingerprint(benchmark.jobs(benchmark.request()))
 
     shutil.copytree(MODEL, tmp_path / "other")
     config = tmp_path / "other" / "config.json"

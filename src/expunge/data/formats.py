@@ -30,7 +30,7 @@ from expunge.data.request import SPLITS
 from expunge.data.shapes import FIELDS, KNOWN_SHAPES, Row, record_of
 from expunge.errors import Problem, nearest
 
-__all__ = ["Source", "load_splits", "read_records"]
+__all__ = ["Source", "load_splits", "read_records", "read_rows"]
 
 Source = str | Path
 Columns = Mapping[str, str]
@@ -91,7 +91,7 @@ def read_records(
 
 
 def _read(source: str, split: str, columns: Columns, findings: Findings) -> list[Record]:
-    rows = list(_rows(source, split, findings))
+    rows = list(read_rows(source, split, findings))
     if not rows:
         return []
     seen = set().union(*(row.cells for row in rows))
@@ -171,7 +171,8 @@ def _with_hint(name: str) -> str:
 # Where the rows come from ------------------------------------------------------------------------------
 
 
-def _rows(source: str, split: str, findings: Findings) -> Iterator[Row]:
+def read_rows(source: str, split: str, findings: Findings) -> Iterator[Row]:
+    """The rows of a file, of a folder's part ("folder:name") or of a hub dataset ("id:config:split")."""
     path, _, part = source.rpartition(":")
     if Path(source).expanduser().exists():
         path, part = source, ""
