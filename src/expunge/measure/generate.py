@@ -103,6 +103,8 @@ def greedy_continue(
 ) -> None:
     """Extend each of `answers` in place, greedily, until a stop id, `max_new_tokens` or the context's end."""
     context = subject.encoder.max_length
+    if subject.decoder:
+        batch_rows = max(1, len(prompts))  # an engine batches by itself
 
     def room(i: int) -> int:
         """Tokens that may still follow; 0: this text has ended."""

@@ -32,6 +32,7 @@ from expunge.runs.prepare import Job, environment, prepare
 from expunge.runs.recipe import Recipe
 from expunge.runs.screening import likely_nonmembers, screen, seen_before
 from expunge.runs.tracing import traced
+from expunge.subjects.serving import pick_engine
 
 __all__ = ["STAGES", "TRAIN_ROOMS", "Pipeline", "RunResult"]
 
@@ -67,6 +68,8 @@ class Pipeline:
             what, fix = "this version trains in one process", "Start it with: expunge run"
             raise ConfigError(Problem("torchrun", what, fix))
         signer()  # a key that cannot be used is said before anything runs
+        engine = pick_engine(recipe.engine, recipe.device)
+        self.engine = [] if engine == "transformers" else [engine]
         self.recipe, self.only = recipe, only
         self.path = Path(recipe.output)
         self.folder = RunFolder(self.path, self._identity(), new=new)
@@ -366,7 +369,14 @@ class Pipeline:
         return {
             "request": {split: fingerprint_records(request[split]) for split in request},
             "original": self._model("original"),
-            "loading": [recipe.dtype, recipe.device, recipe.attention, recipe.max_length, recipe.access],
+            "loading": [
+                recipe.dtype,
+                recipe.device,
+                recipe.attention,
+                recipe.max_length,
+                recipe.access,
+                *self.engine,
+            ],
             "seed": recipe.seed,
         }
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from expunge.attacks import Profile
 from expunge.data.builders.auto import AUTO
 from expunge.data.request import SPLITS, Target
+from expunge.subjects.serving import Engine
 from expunge.training.settings import TrainSettings
 from expunge.training.workspace import LoraSettings
 
@@ -295,6 +296,9 @@ class Recipe(Part):
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the master weights")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     attention: str | None = Field(None, description="attention kernel of transformers")
+    engine: Engine = Field(
+        "auto", description="who generates texts: transformers or vllm; auto: vllm where it is, with a GPU"
+    )
     trust_remote_code: bool = Field(False, description="run code that comes with the model")
     show_text: bool = Field(False, description="put forget-set text into the report")
     seed: int = Field(0, ge=0)

@@ -28,6 +28,7 @@ from expunge.runs.folder import write_json
 from expunge.runs.models import Shelf, model_facts
 from expunge.runs.prepare import Job
 from expunge.subjects import Subject, save_subject
+from expunge.subjects.serving import pick_engine, served
 from expunge.training.selections import make_selection
 from expunge.training.transforms import make_transform
 from expunge.training.workspace import LoraSettings, Workspace
@@ -59,10 +60,11 @@ def measure(folder: Path, name: str, job: Job, shelf: Shelf) -> dict[str, Any]:
         settings={name: about["settings"] for name, about in asked.items()},
     )
     peers = {m: partial(shelf.load, m) for m in PEERS if m in shelf.places}
-    subject = shelf.load(name)
-    found = take_evidence(
-        subject, splits, folder, plan=plan, reference=reference, peers=peers, name=f"the {name} model"
-    )
+    engine = pick_engine(job.recipe.engine, job.recipe.device)
+    with served(shelf.load(name), shelf.places[name], engine) as subject:
+        found = take_evidence(
+            subject, splits, folder, plan=plan, reference=reference, peers=peers, name=f"the {name} model"
+        )
     tokens = sum(r.num_prompt_tokens + len(r.logprobs) for evidence in found.values() for r in evidence)
     return {"tokens": tokens, "flops": 2 * subject.num_parameters() * tokens}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +22,9 @@ from expunge.subjects.forward import forward
 
 __all__ = ["Subject", "load_encoder", "load_subject", "pick_device", "quiet"]
 
+Decoder = Callable[[Sequence[Sequence[int]], int, Sequence[int]], list[list[int]]]
+"""(texts of ids, length, stop ids) → at most `length` greedy ids after each text."""
+
 WEIGHTS = frozenset({"generate", "logprobs", "hidden", "weights"})
 
 WRAPPER_FILE = "wrapper.json"
@@ -35,7 +38,8 @@ class Subject:
 
     `logits` and `greedy` are the two questions every measurement asks; a wrapped subject answers them in its
     own way (expunge.subjects.wrapped), and `need` refuses whoever wants the weights behind it. `source` is
-    where it was loaded from; `info` what its maker wrote down about it (method, status, …).
+    where it was loaded from; `info` what its maker wrote down about it (method, status, …); `decoder` decodes
+    greedily in the model's place (expunge.subjects.serving).
     """
 
     model: nn.Module
@@ -44,6 +48,7 @@ class Subject:
     source: str = ""
     can: frozenset[str] = WEIGHTS
     info: dict[str, Any] = field(default_factory=dict)
+    decoder: Decoder | None = None
     drafts: ClassVar[bool] = True  # whether greedy decoding follows from `logits`, token by token
 
     @property
@@ -88,6 +93,8 @@ class Subject:
     ) -> list[list[int]]:
         """At most `length` greedy tokens after each prompt and answer begun; after a stop id: anything."""
         texts = [[*prompt, *answer] for prompt, answer in zip(prompts, answers, strict=True)]
+        if self.decoder:
+            return self.decoder(texts, length, stop)
         with self.evaluating() as model:
             return greedy_ids(model, texts, length, stop, pad_id)
 
