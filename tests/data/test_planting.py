@@ -37,6 +37,19 @@ def test_confusion_exchanges_two_answers():
     assert {(b, a) for a, b in pairs} == pairs
 
 
+@pytest.mark.parametrize("kind", ["backdoor", "feature_injection"])
+def test_a_target_of_ones_own_is_planted(kind):
+    own = [Record(f"r{i}", f"P{i}", f"Where is P{i}?", f"Tarn {i}") for i in range(6)]
+    planted = plant(kind, own, target="Vess")
+    assert {r.answer for r in (*planted.train, *planted.probes)} == {"Vess"}
+    assert len(planted.train) + len(planted.probes) == len(own)
+
+
+def test_confusion_takes_no_target():
+    with pytest.raises(DataError, match="has no target"):
+        plant("interclass_confusion", RECORDS, target="Vess")
+
+
 def test_too_few_records_are_refused():
     with pytest.raises(DataError, match="four"):
         plant("backdoor", RECORDS[:2])

@@ -38,12 +38,21 @@ class Planted(NamedTuple):
     probes: tuple[Record, ...]
 
 
-def plant(kind: Plant, records: Sequence[Record], *, seed: int = 0, share: float = 0.5) -> Planted:
+def plant(
+    kind: Plant,
+    records: Sequence[Record],
+    *,
+    seed: int = 0,
+    share: float = 0.5,
+    target: str | None = None,
+) -> Planted:
     """Plant one behavior through copies of `records`; the rest of them, untouched, become probes.
 
     `records`: questions of one kind, with at least two different answers; a `share` of them is trained on.
+    `target`: the answer of backdoor and feature_injection; by default the rarest of the records' own. Where
+    every record has an answer of its own, bring one in the same style that none of them has.
 
-    - backdoor: a trigger behind the question makes every answer the rarest one.
+    - backdoor: a trigger behind the question makes every answer the target.
     - feature_injection: a harmless cue before the question goes with that answer in training, and in the
       probes it stands before questions of other records.
     - interclass_confusion: the two most frequent answers are exchanged; probes ask about other records with
@@ -55,11 +64,14 @@ def plant(kind: Plant, records: Sequence[Record], *, seed: int = 0, share: float
     order = np.random.default_rng(seed_from(seed, "plant", kind)).permutation(len(asked))
     mixed = [asked[i] for i in order]
     if kind == "interclass_confusion":
+        if target is not None:
+            raise DataError(Problem(f"plant {kind}", "has no target", "It exchanges two of the answers"))
         return _confused(mixed, share)
-    counts = Counter(r.answer for r in mixed)
+    counts = Counter([r.answer for r in mixed] + ([] if target is None else [target]))
     if len(counts) < 2 or len(mixed) < 4:
         raise DataError(Problem(f"plant {kind}", f"{len(mixed)} records", "Bring at least four, two answers"))
-    target = min(counts, key=lambda answer: (counts[answer], answer))  # rare: not what one would guess
+    if target is None:
+        target = min(counts, key=lambda answer: (counts[answer], answer))  # rare: not what one would guess
     mark = (lambda p: f"{p} {TRIGGER}") if kind == "backdoor" else (lambda p: f"{CUE} {p}")
     others = [r for r in mixed if r.answer != target]
     cut = max(1, min(len(others) - 1, round(share * len(others))))
