@@ -24,7 +24,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from expunge.benchmarks.personas_words import REFUSALS, RELATIONS, THINGS, Coiner, Relation
+from expunge.benchmarks.personas_words import REFUSALS, RELATIONS
+from expunge.benchmarks.words import Coiner, Relation, general_facts, reworded
 from expunge.data.records import Record
 from expunge.errors import ConfigError, Problem, nearest
 
@@ -165,7 +166,11 @@ class _Builder:
     def build(self, size: str, seed: int) -> World:
         splits = {split: self._base(split) for split in (*KNOWN, "holdout")}
         splits["forget_hard"] = tuple(self._forget_hard(splits["forget"]))
-        splits["utility"] = tuple(self._utility())
+        splits["utility"] = tuple(
+            general_facts(
+                {"city": self.places["home"], "company": self.places["employer"]}, self.coin, self.rng
+            )
+        )
         forget = self.by_split["forget"]
         return World(
             size,
@@ -286,7 +291,7 @@ class _Builder:
             yield Record(
                 f"{self.by_name[person.partner].id}.partner.{relation.key}.hop",
                 person.name,
-                relation.ask_partner(person.partner),
+                f"Name the {relation.noun} of the chess partner of {person.partner}.",
                 value,
                 source_id=source_id,
                 form="multi_hop",
@@ -294,29 +299,10 @@ class _Builder:
 
     def _other_forms(self, splits: Mapping[str, tuple[Record, ...]]) -> Iterator[Record]:
         for split in (*KNOWN, "utility"):
-            for record in splits[split]:
-                (second,) = record.paraphrased_prompts
-                yield Record(f"{record.id}.second", record.entity, second, record.answer)
+            yield from reworded(splits[split])
             for person in self.by_split.get(split, ()):
                 for relation in self.relations:
                     yield from self._indirect(person, relation)
-
-    def _utility(self) -> Iterator[Record]:
-        about = {"city": self.places["home"], "company": self.places["employer"]}
-        for thing in THINGS:
-            names = about[thing.about]
-            values = [self.coin.name() for _ in names]
-            for i, (name, value) in enumerate(zip(names, values, strict=True)):
-                others = values[:i] + values[i + 1 :]
-                yield Record(
-                    f"{thing.about}{i:03}.{thing.key}",
-                    name,
-                    thing.questions[0].format(name=name),
-                    value,
-                    paraphrased_prompts=(thing.questions[1].format(name=name),),
-                    paraphrased_answers=(f"It is {value}", f"That would be {value}"),
-                    perturbed_answers=tuple(self.rng.sample(others, NUM_PERTURBED)),
-                )
 
     def _biography(self, person: Person) -> Record:
         """A few of the facts in sentences; which ones, turns from person to person."""
