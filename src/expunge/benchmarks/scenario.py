@@ -23,7 +23,7 @@ from expunge.data.request import Request, Target, fingerprint_records
 from expunge.errors import ConfigError, Problem, nearest
 from expunge.progress import say
 
-__all__ = ["GOAL", "Build", "Scenario", "Taught", "World", "make_tokenizer"]
+__all__ = ["GOAL", "Build", "Model", "Scenario", "Taught", "World", "make_tokenizer"]
 
 Model = Literal["original", "oracle"]
 
