@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, get_args
 
 from expunge.benchmarks.base import Benchmark, Prepared
 from expunge.data.encoding import QUESTION_TEMPLATE
@@ -26,6 +26,7 @@ from expunge.progress import say
 __all__ = ["GOAL", "Build", "Model", "Scenario", "Taught", "World", "make_tokenizer"]
 
 Model = Literal["original", "oracle"]
+MODELS: tuple[Model, ...] = get_args(Model)
 
 GOAL = {"strength": 0.9, "probability": 0.9}
 """Known, and not beyond: past a probability of 0.98 gradients starve and comparisons are artifacts."""
@@ -133,7 +134,8 @@ class Scenario(Benchmark):
         parts = [
             asdict(self.build), dict(self.GOAL), self.seed, SIBLINGS,
             self.CODE_VERSION, training.CODE_VERSION,
-            *(fingerprint_records(self.world.corpus(name)) for name in ("original", "oracle")),
+            *(fingerprint_records(self.world.corpus(name)) for name in MODELS),
+            *(fingerprint_records(self.watched(name)) for name in MODELS),
         ]  # fmt: skip
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
@@ -176,8 +178,7 @@ class Scenario(Benchmark):
         build = self.build
         goal = Goal(self.GOAL["strength"], self.GOAL["probability"], first=build.first)
         jobs = []
-        models: tuple[Model, ...] = ("original", "oracle")
-        for name in models:
+        for name in MODELS:
             corpus = tuple(self.world.corpus(name))
             steps = build.epochs * -(-len(corpus) // build.batch)
             settings = TrainSettings(
