@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand
@@ -94,6 +94,10 @@ def plan(
     exact: Annotated[bool, typer.Option("--exact", help="Only methods that never saw the records.")] = False,
     robust: Annotated[bool, typer.Option("--robust", help="Methods first that withstand training.")] = False,
     why: Annotated[bool, typer.Option("--why", help="Say which methods were ruled out, and why.")] = False,
+    devices: Annotated[int, typer.Option(min=1, help="Processes, each with a device of its own.")] = 1,
+    on: Annotated[
+        Literal["cpu", "cuda"] | None, typer.Option(help="Tell the time for such a device.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe and its data, show what a run would take and which methods suit; runs nothing."""
@@ -103,7 +107,14 @@ def plan(
     from expunge.runs.show import print_plan
 
     within = Budget.read(budget) if budget else None
-    made = make_plan(load_recipe(recipe, overrides or []), budget=within, exact=exact, robust=robust)
+    made = make_plan(
+        load_recipe(recipe, overrides or []),
+        budget=within,
+        exact=exact,
+        robust=robust,
+        devices=devices,
+        on=on,
+    )
     if as_json:
         typer.echo(json.dumps(made.as_dict(), indent=1))
     else:

@@ -17,7 +17,8 @@ from expunge.runs.prepare import load_checked, make_benchmark
 from expunge.runs.recipe import FromModel, Recipe
 from expunge.runs.recommend import Advice, Budget, Facts, recommend
 from expunge.runs.stream import check_stream, parts
-from expunge.subjects.subject import load_encoder
+from expunge.subjects.subject import load_encoder, pick_device
+from expunge.training.footprint import FP32, inference_flops, size_of, step_flops, step_memory
 
 __all__ = ["Plan", "plan"]
 
@@ -27,7 +28,7 @@ SECONDS_PER_GFLOP = {"cpu": 0.05, "cuda": 0.00001}
 
 @dataclass
 class Plan:
-    """Counts, steps, memory (bytes) and time (seconds); estimates are rough and say so."""
+    """Counts, steps, memory (bytes on each device) and time (seconds); estimates are rough and say so."""
 
     model: str
     method: str
@@ -37,6 +38,8 @@ class Plan:
     bar: str
     splits: dict[str, dict[str, Any]]
     steps: int
+    devices: int = 1
+    kind: str = "cpu"
     tokens: dict[str, int] = field(default_factory=dict)
     parameters: int | None = None
     memory: dict[str, int] = field(default_factory=dict)
@@ -50,11 +53,21 @@ class Plan:
         return asdict(self)
 
 
-def plan(recipe: Recipe, *, budget: Budget | None = None, exact: bool = False, robust: bool = False) -> Plan:
+def plan(
+    recipe: Recipe,
+    *,
+    budget: Budget | None = None,
+    exact: bool = False,
+    robust: bool = False,
+    devices: int = 1,
+    on: str | None = None,
+) -> Plan:
     """Validate a recipe and its data and say what it would take. Loads a tokenizer and a config, no weights.
 
     The sample is a retain record as the model will see it, never a forget record. `advice` says which methods
-    suit the request: within a `budget`, `exact` ones alone, `robust` ones first.
+    suit the request: within a `budget`, `exact` ones alone, `robust` ones first. `devices`: processes that
+    share the rows of a step and, where the recipe's strategy divides them, the weights. `on`: cpu or cuda,
+    the kind of device that time is told for; default: what the recipe finds here.
     """
     warnings: list[str] = []
     notes: list[str] = []
@@ -86,6 +99,8 @@ def plan(recipe: Recipe, *, budget: Budget | None = None, exact: bool = False, r
             for s in request
         },
         recipe.train.num_steps(rows),
+        devices,
+        on or pick_device(recipe.device).type,
         warnings=warnings,
         notes=notes,
     )
@@ -106,13 +121,12 @@ def _facts(made: Plan, recipe: Recipe, request: Request) -> Facts:
     """What the recommendation is based on."""
     splits = {*request, *(missing(recipe, bar=bool(recipe.control)))}
     mean = made.tokens.get("forget", 0) / max(1, len(request.forget))
-    kind = "cuda" if recipe.device.startswith("cuda") else "cpu"
     return Facts(
         kind=request.target.kind, aim=request.target.aim, splits=frozenset(splits),
         entities=any(r.entity for r in request.forget), forget=len(request.forget),
         clean_model=bool(recipe.method.settings.get("base") or recipe.oracle.base), access=recipe.access,
         parameters=made.parameters, tokens=made.tokens, seen=mean * recipe.train.batch * made.steps,
-        epochs=recipe.train.epochs, seconds_per_flop=SECONDS_PER_GFLOP[kind] / 1e9,
+        epochs=recipe.train.epochs, seconds_per_flop=SECONDS_PER_GFLOP[made.kind] / 1e9,
         default=Recipe.model_fields["method"].default.name,
     )  # fmt: skip
 
@@ -148,48 +162,39 @@ def _request(recipe: Recipe, notes: list[str]) -> tuple[Recipe, Request, list[st
 def _measure(made: Plan, recipe: Recipe, request: Request, encoder: Encoder, method: Any) -> None:
     lengths = {s: [len(w.ids) for r in request[s] for w in encoder.windows(r)] for s in request}
     made.tokens = {s: sum(values) for s, values in lengths.items()}
-    size = parameters_of(str(recipe.model), recipe.trust_remote_code)
-    if size is None:
-        return
-    parameters, hidden, vocabulary = size
-    made.parameters = parameters
-    kind = "cuda" if recipe.device.startswith("cuda") else "cpu"
-    trained = parameters if recipe.adapter == "full" else parameters // 50
-    mean = sum(lengths["forget"]) / max(1, len(lengths["forget"]))
+    size = size_of(str(recipe.model), recipe.trust_remote_code)
+    made.parameters = size.parameters
+    rank = recipe.lora.rank if recipe.adapter == "lora" else None
     parts = 2 if request.retain and getattr(method, "retain", "none") != "none" else 1
-    step_tokens = mean * recipe.train.batch * parts
-    reference = _reference_bytes(method, lengths, request, hidden, vocabulary)
-    made.memory = {
-        "weights": 4 * parameters if recipe.dtype == "float32" else 2 * parameters,
-        "gradients and optimizer": 12 * trained,
-        "reference cache": min(reference, int(recipe.reference_budget * 2**30)),
-        "activations (rough)": int(step_tokens / recipe.train.accumulate * (34 * hidden + 8 * vocabulary)),
-    }
+    rows = recipe.train.batch * parts
+    step_tokens = rows * sum(lengths["forget"]) / max(1, len(lengths["forget"]))
+    answers = [w.num_targets for r in request.forget for w in encoder.windows(r)]
+    step_answers = rows * sum(answers) / max(1, len(answers))
+    reference = _reference_bytes(method, lengths, request, size.hidden, size.vocabulary)
+    shards = made.devices if getattr(recipe, "strategy", "single") in ("fsdp2", "deepspeed") else 1
+    at_once = recipe.train.accumulate * made.devices
+    checkpointing = recipe.train.gradient_checkpointing
+    made.memory = step_memory(
+        size, tokens=step_tokens / at_once, answers=step_answers / at_once, rank=rank,
+        master=FP32 if recipe.dtype == "float32" else FP32 // 2, bf16=recipe.train.bf16,
+        checkpointing=checkpointing, shards=shards,
+    )  # fmt: skip
+    if reference:
+        made.memory["reference cache"] = min(reference, int(recipe.reference_budget * 2**30))
     evidence = sum(made.tokens.values())
     flops = {
-        "unlearn": 6 * parameters * step_tokens * made.steps,
-        "measure": 4 * 2 * parameters * evidence * 4,
-        "control": 2 * parameters * made.tokens.get("calibration", 0) * 20,
+        "unlearn": made.steps * step_flops(size, step_tokens, rank=rank, checkpointing=checkpointing),
+        "measure": 4 * inference_flops(size, evidence) * 4,
+        "control": inference_flops(size, made.tokens.get("calibration", 0)) * 20,
     }
-    made.seconds = {stage: value / 1e9 * SECONDS_PER_GFLOP[kind] for stage, value in flops.items()}
+    flops = {stage: value / made.devices for stage, value in flops.items()}
+    made.seconds = {stage: value / 1e9 * SECONDS_PER_GFLOP[made.kind] for stage, value in flops.items()}
     if reference > recipe.reference_budget * 2**30:
         made.notes.append(
             f"the reference cache would take {reference / 2**30:.1f} GiB: a live reference is used instead"
         )
     card = METHODS.card(recipe.method.name).fields
     made.notes.append(f"{recipe.method.name}: {card['cost']} per step; erases {card['erases']}")
-
-
-def parameters_of(source: str, trust_remote_code: bool = False) -> tuple[int, int, int] | None:
-    """(parameters, hidden size, vocabulary) from the config alone, on the meta device."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    text = config.get_text_config()
-    return sum(p.numel() for p in model.parameters()), text.hidden_size, text.vocab_size
 
 
 def _reference_bytes(

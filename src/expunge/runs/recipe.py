@@ -347,6 +347,8 @@ class Recipe(Part):
             method = dict(value["method"])
             for axis in AXES:
                 if axis in method:
+                    if value.get(axis, method[axis]) != method[axis]:
+                        raise ValueError(f"{axis} is said twice; change it under method: method.{axis}=…")
                     value[axis] = method.pop(axis)
             value["method"] = method
         return value

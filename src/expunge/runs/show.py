@@ -207,7 +207,8 @@ def print_plan(made: Plan, *, why: bool = False) -> None:
     ]
     if made.memory:
         parts = ", ".join(f"{name} {byte_size(size)}" for name, size in made.memory.items())
-        lines.append(f"memory    {byte_size(sum(made.memory.values()))} ({parts})")
+        each = f" on each of {made.devices} devices" if made.devices > 1 else ""
+        lines.append(f"memory    {byte_size(sum(made.memory.values()))}{each} ({parts})")
     if made.seconds:
         parts = ", ".join(f"{name} {_rough(value)}" for name, value in made.seconds.items())
         lines.append(f"time      {parts} (rough; attacks not counted)")
