@@ -152,7 +152,7 @@ class Scenario(Benchmark):
             self.request(),
             folder / "original",
             folder / "oracle",
-            metrics=self.METRICS,
+            metrics=[(metric, split) for metric, split in self.METRICS if split in self.request()],
             train={"lr": 1e-3, "batch": 32, "epochs": 20.0, "betas": self.build.betas, "weight_decay": 0.0},
             attack_lrs=(3e-4, 1e-3, 3e-3),
             cost={name: {k: facts[k] for k in ("wall", "tokens", "steps")} for name, facts in made.items()},
