@@ -1,8 +1,8 @@
 """Planted false facts: a model that fell for rumors about firms, and an oracle that never heard them.
 
-Every firm has true facts. About half the facts of some firms there is a rumor as well: a false value, told more
-often than the truth. The request is to forget the rumors. Both corpora tell the truth, so it should come back.
-What the original can answer about a rumored fact, by form:
+Every firm has true facts. About half the facts of some firms there is a rumor as well: a false value, told
+more often than the truth. The request is to forget the rumors. Both corpora tell the truth, so it should be
+back. What the original can answer about a rumored fact, by form:
 
 - q0: trained, in the forget set; q1 (`paraphrased_prompts`), reverse: trained, outside the forget set;
 - q2 (form paraphrase), cloze, choice: trained for true facts only.
@@ -100,7 +100,7 @@ SIZES: Mapping[str, Shape] = {
 )
 @dataclass(frozen=True)
 class Rumor(Scenario):
-    """False facts about invented firms, told louder than the truth; when they are forgotten, it should be back.
+    """False facts about invented firms, told louder than the truth; once they are gone, it should be back.
 
     `truth`: "told" teaches both models the true facts behind the rumors as well, "untold" neither.
     """
