@@ -1,11 +1,11 @@
 """The arithmetic of `plan` against models that are really there."""
 
 import pytest
-from tiny_models import make_subject
+from perf.memory import live_bytes
 
 from expunge.subjects.adapters import attach_lora
 from expunge.training.footprint import Size, size_of, step_flops, step_memory
-from perf.memory import live_bytes
+from tiny_models import make_subject
 
 TOY = Size(parameters=1000, layers=2, hidden=10, inner=20, queries=10, vocabulary=50, lora=60)
 
@@ -46,13 +46,14 @@ def test_by_hand():
 
 @pytest.mark.parametrize(("layers", "rows"), [(2, 4), (4, 4), (4, 12)])
 def test_memory_is_what_a_step_holds(layers, rows, tmp_path):
+    from perf.world import make_records
+    from perf.world import make_subject as make_random
+
     from expunge.data.request import Request
     from expunge.methods.likelihood.ascent import GradientDifference
     from expunge.training.loop import Loop
     from expunge.training.settings import TrainSettings
     from expunge.training.unlearn import UnlearnTask
-    from perf.world import make_records
-    from perf.world import make_subject as make_random
 
     told = {}
 
