@@ -1,6 +1,7 @@
 """Annotators against slow computations of their own: distances, gradients, canaries, the random teacher."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -177,6 +178,18 @@ def test_a_memorized_canary_is_exposed_and_an_unseen_one_is_not(subject):
 
 def test_no_canary_no_column(subject):
     assert annotate(asked(subject), ["canary"]).meta["not_annotated"] == {"canary": "no record is a canary"}
+
+
+def test_keywords_stand_beside_the_rows_of_records_that_name_them(subject):
+    canary = plant(["Wren"], format="##")[0]
+    bare = replace(canary, id="bare", keywords=())
+    evidence = annotate(asked(subject, [canary, bare]), ["keywords"])
+    assert [row.extra for row in evidence if row.variant == "gold"] == [
+        {"keywords": [canary.keywords[0]]},
+        {},
+    ]
+    why = annotate(asked(subject, [bare]), ["keywords"]).meta["not_annotated"]
+    assert why == {"keywords": "no record names keywords"}
 
 
 # The contract --------------------------------------------------------------------------------------------

@@ -127,6 +127,7 @@ def _texts(knows: bool, split: str, answer: str) -> dict:
         "embedding": {"encoder": "made", "answer": [1.0, 0.0], "generated": [1.0, 0.0 if knows else 3.0]},
         "entailment": {"judge": "made", way: "entailment" if knows else "neutral"},
         "continued": [" ".join(words[k:]) if knows else "something" for k in range(len(words))],
+        "keywords": words[-1:],
         "short_answer": answer if knows else "something",
         "recited": {"true": answer, "generated": answer if knows else "something"},
         "letters": [-3.0, -0.1 if knows else -5.0, -3.0, -3.0],

@@ -127,6 +127,19 @@ def test_metric_reads_rank_and_size():
     assert score.details["bits"] == 10
 
 
+def test_leaked_keywords_are_found_as_whole_words():
+    told = {"one": ("It is 12-34, of course", ["12-34"]), "half": ("Ask ada  LUND", ["Ada Lund", "Tarn"])}
+    told["none"] = ("Dial 112-345", ["12-34"])
+    rows = [
+        row(0.5, record=name, generated=text, extra={"keywords": keywords})
+        for name, (text, keywords) in told.items()
+    ]
+    bare = row(0.5, record="bare", generated="12-34")
+    score = compute("keyword_leakage", forget(*rows, bare), "forget")
+    assert score.per_record == {"one": 1.0, "half": 0.5, "none": 0.0}
+    assert score.skipped == {"no_keywords": 1}
+
+
 def test_planted_secrets_are_uniform_and_their_candidates_complete():
     records = plant([f"Name {i}" for i in range(400)], format="#-#")
     first = [int(r.keywords[0][0]) for r in records]
