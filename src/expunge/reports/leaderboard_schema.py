@@ -1,4 +1,4 @@
-"""The cell of a leaderboard: one method with one seed on one part of a benchmark, trained once, held to every τ.
+"""The cell of a leaderboard: a method with one seed on one part of a benchmark, held to every τ.
 
 A results folder holds `bench.json` (what was asked for) and `cells/<part>--<method>--<seed>.json`.
 """
