@@ -41,6 +41,7 @@ COLORS = {
     "forget_hard": "#0c0c0c",
     "keep": "#0d0d0d",
     "keep2": "#0e0e0e",
+    **{f"method{i}": f"#1{i}1{i}1{i}" for i in range(1, 9)},
 }
 _MODEL_SHAPES = {"original": "square", "unlearned": "cross", "controlled": "circle", "oracle": "diamond"}
 MODEL_DASHES = {"original": [1, 0], "unlearned": [2, 3], "controlled": [1, 0], "oracle": [7, 3]}

@@ -1,7 +1,7 @@
 "use strict";
 for (const table of document.querySelectorAll("table.sortable")) {
   const head = table.tHead.rows[table.tHead.rows.length - 1];
-  const bodies = () => [...table.tBodies];
+  const bodies = () => [...table.tBodies].filter((body) => !("fixed" in body.dataset));
   const value = (body, column) => {
     const cell = body.rows[0].cells[column];
     return cell.dataset.v !== undefined
@@ -20,6 +20,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       .forEach(({ body }) => table.append(body));
   };
   [...head.cells].forEach((cell, column) => {
+    if ("unsorted" in cell.dataset) return;
     const button = document.createElement("button");
     button.type = "button";
     // The button lies over the text: browsers do not repeat a button in the header of the next printed page.
