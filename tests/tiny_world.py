@@ -78,11 +78,11 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
 
 
 def trained(records: list[Record], seed: int = 0) -> Subject:
-    """A two-layer Llama that knows these records by heart, in about four seconds."""
+    """A two-layer Llama that knows these records by heart, in about five seconds."""
     shape = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = LlamaConfig(**shape, num_key_value_heads=2, max_position_embeddings=96, tie_word_embeddings=True)
     subject = tiny_subject(seed, config, max_length=96)
-    finetune(subject, records, TrainSettings(steps=120, lr=1e-2, batch=24, weight_decay=0.0))
+    finetune(subject, records, TrainSettings(steps=160, lr=1e-2, batch=24, weight_decay=0.0))
     return subject
 
 

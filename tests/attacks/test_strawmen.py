@@ -144,7 +144,7 @@ def test_a_keyword_filter_hides_nothing_from_who_holds_the_weights(world, field,
 
 def test_a_gentle_refusal_falls_to_a_forced_start_or_to_further_training(world, field, known):
     request, original, _ = world
-    refusing = gentle_refusal(original, request, 3e-3, 12)
+    refusing = gentle_refusal(original, request, 3e-3, 30)
     verdict, rows, forget = audited(refusing, world, field, known)
     assert forget < 0.3
     found = {row.attack: row.recovery for row in rows if row.worst}

@@ -294,7 +294,8 @@ def bench(tmp_path_factory):
 
 
 def test_all_is_well_without_a_mutation(bench):
-    code, log = bench.run(sorted({mutation.node for mutation in MUTATIONS}))
+    """The copy can be tested at all; that each test passes is what the rest of the suite says."""
+    code, log = bench.run(sorted({mutation.where: mutation.node for mutation in MUTATIONS}.values()))
     assert code == 0, log[-3000:]
 
 
