@@ -32,11 +32,12 @@ SMALL = 10_000_000
 class File:
     """One file of a benchmark.
 
-    `rows`: how many were published; another number means it is cut off or another's. `columns`: field of a
-    record → column of the file. `hub`: where the hub has it ("org/name:config:split"); None: in folders only.
+    `rows`: how many were published; another number means it is cut off or another's (None: not known, as of
+    a file of one's own). `columns`: field of a record → column of the file. `hub`: where the hub has it
+    ("org/name:config:split"); None: in folders only.
     """
 
-    rows: int
+    rows: int | None
     columns: Mapping[str, str] = field(default_factory=dict)
     hub: str | None = None
 
@@ -69,7 +70,9 @@ class Finetuned(Benchmark):
     TARGET: ClassVar[Target] = Target("entity", "erase_influence")
     METRICS: ClassVar[Sequence[tuple[str, str]]] = ()
     TAUGHT: ClassVar[Sequence[str]] = ("retain", "calibration", "report")
-    """Splits that original and oracle are fine-tuned on, where there are such; the original on forget too."""
+    """Splits that original and oracle are fine-tuned on, where there are such."""
+    LEARNED: ClassVar[Sequence[str]] = ("forget",)
+    """Splits that only the original is fine-tuned on."""
     GOAL: ClassVar[float] = 0.8
     LEAST_RETAIN: ClassVar[int] = 3
     CODE_VERSION: ClassVar[int] = 1  # rises when the same options would give other models
@@ -87,6 +90,14 @@ class Finetuned(Benchmark):
 
     def check(self, data: Mapping[str, list[Record]], found: Findings) -> None:
         """Add to `found` what is wrong across files whose counts are right."""
+
+    def metrics(self, request: Request) -> Sequence[tuple[str, str]]:
+        """The paper's metrics on the splits that there are."""
+        return [(metric, split) for metric, split in self.METRICS if split in request]
+
+    def notes(self) -> Mapping[str, str]:
+        """How splits came about that are not simply read: split → a note."""
+        return {}
 
     def texts_of_refusal(self, data: Mapping[str, list[Record]]) -> tuple[str, ...]:
         """The benchmark's own refusals, if it has some."""
@@ -127,7 +138,8 @@ class Finetuned(Benchmark):
         if self.retain_rows and "calibration" not in splits:
             splits["retain"] = splits["retain"][: self.retain_rows]
         request = complete_request(splits, target=self.TARGET, seed=self.seed)
-        return Request(request.splits, self.TARGET, request.built, self.texts_of_refusal(self.data))
+        built = {**request.built, **self.notes()}
+        return Request(request.splits, self.TARGET, built, self.texts_of_refusal(self.data))
 
     @cached_property
     def base(self) -> str | None:
@@ -145,20 +157,30 @@ class Finetuned(Benchmark):
         found = Findings()
         data: dict[str, list[Record]] = {}
         for name, file in self.files().items():
-            source = f"{self.base}:{name}" if self.base else file.hub
-            if source is None:
-                fix = f"Give a folder that has it in benchmark.folder or EXPUNGE_{self.name.upper()}"
-                found.add(name, "is not on the hub", fix)
-                continue
             before = len(found.problems)
-            data[name] = read_records(source, split=name, columns=file.columns, findings=found)
-            if len(found.problems) == before and len(data[name]) != file.rows:
+            data[name] = self.read(name, file, found)
+            if len(found.problems) == before and file.rows not in (None, len(data[name])):
                 fix = f"The file is cut off or not {self.name}'s: get it again"
-                found.add(source, f"has {len(data[name])} rows, expected {file.rows}", fix)
+                what = f"has {len(data[name])} rows, expected {file.rows}"
+                found.add(f"{self.base}:{name}" if self.base else str(file.hub), what, fix)
         if not found.problems:
             self.check(data, found)
         found.raise_problems()
         return data
+
+    def read(self, name: str, file: File, found: Findings) -> list[Record]:
+        """The records of one file; what is wrong with them goes to `found`."""
+        source = f"{self.base}:{name}" if self.base else file.hub
+        if source is None:
+            fix = f"Give a folder that has it in benchmark.folder or EXPUNGE_{self.name.upper()}"
+            found.add(name, "is not on the hub", fix)
+            return []
+        return read_records(source, split=name, columns=file.columns, findings=found)
+
+    def has(self, name: str) -> bool:
+        """Whether there is a folder and this file in it, for files that one can do without."""
+        files = Path(self.base).rglob("*") if self.base else ()
+        return any(file.stem == name or file.stem.startswith(f"{name}-") for file in files)
 
     # The models ----------------------------------------------------------------------------------------
 
@@ -181,7 +203,7 @@ class Finetuned(Benchmark):
             request,
             Path(str(paths["original"])),
             Path(paths["oracle"]) if paths["oracle"] else None,
-            metrics=self.METRICS,
+            metrics=self.metrics(request),
             train={"lr": 1e-3 if small else 1e-5, "batch": 16, "epochs": 10.0},
             attack_lrs=(3e-4, 1e-3, 3e-3) if small else (1e-5, 5e-5, 2e-4),
             cost={name: {k: facts[k] for k in ("wall", "tokens", "steps")} for name, facts in made.items()},
@@ -215,7 +237,8 @@ class Finetuned(Benchmark):
         )
         goal = Goal(strength=self.GOAL, first=4)
         kept = self.taught(request)
-        records = {"original": (*request.forget, *kept), "oracle": kept}
+        learned = tuple(record for name in self.LEARNED for record in request[name])
+        records = {"original": (*learned, *kept), "oracle": kept}
         watched = {"original": request.forget, "oracle": (*request.retain, *request["report"])}
         names = ("forget", "retain", "report", "holdout")
         measured = {name: request[name] for name in names if name in request}
