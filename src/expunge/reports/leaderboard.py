@@ -103,7 +103,11 @@ def _views(found: Sequence[Board], looks: Mapping[str, charts.Style]) -> list[di
         views.append(
             {
                 "trade_off": [(tau, Markup(svg)) for tau, svg in drawn if svg],
-                "tau": _safe(charts.tau_curve(board, looks)) if len(board.taus) > 1 else None,
+                "tau": [
+                    (score, Markup(svg))
+                    for score in ranked_scores(board)
+                    if len(board.taus) > 1 and (svg := charts.tau_curve(board, looks, score))
+                ],
                 "alpha": curves,
                 "alpha_left_out": left <= 0,
                 "orders": [_order(board, score) for score in ranked_scores(board)],
@@ -111,10 +115,6 @@ def _views(found: Sequence[Board], looks: Mapping[str, charts.Style]) -> list[di
             }
         )
     return views
-
-
-def _safe(svg: str | None) -> Markup | None:
-    return Markup(svg) if svg else None
 
 
 def _order(board: Board, score: str) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def spread_html(spread: Spread | None) -> Markup:
         why = "; ".join(map(words.reason, spread.reasons))
         return Markup('<abbr title="{}">{}</abbr>').format(why, NA) if why else Markup("–")
     if spread.sd is not None:
-        return Markup("{}<small>± {}</small>").format(number(spread.mean), number(spread.sd))
+        return Markup('{} <span class="sd">± {}</span>').format(number(spread.mean), number(spread.sd))
     ends = interval(spread.low, spread.high)
     small = Markup("<small>{}</small>").format(ends) if ends else ""
     return Markup("{}{}").format(number(spread.mean), small)

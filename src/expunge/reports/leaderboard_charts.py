@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import altair as alt
@@ -16,7 +16,6 @@ __all__ = ["GLYPHS", "HUES", "Style", "alpha_curve", "styles", "tau_curve", "tra
 HUES = tuple(name for name in COLORS if name.startswith("method"))
 _SHAPES = ("circle", "triangle-up", "triangle-down", "triangle-right", "triangle-left", "cross")
 GLYPHS = dict(zip(_SHAPES, "●▲▼▶◀✚", strict=True))
-_ANCHORS = {"original": "square", "oracle": "diamond"}
 _DASHES = ([1, 0], [7, 3], [2, 3], [9, 3, 2, 3])
 
 
@@ -26,6 +25,9 @@ class Style(NamedTuple):
     hue: str
     shape: str
     dash: Sequence[int]
+
+
+_MODELS = {"original": Style("original", "square", [7, 3]), "oracle": Style("oracle", "diamond", [7, 3])}
 
 
 def styles(entries: Sequence[Entry]) -> dict[str, Style]:
@@ -54,52 +56,55 @@ def _spot(row: Row, label: str) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
+def _channels(looks: Mapping[str, Style], labels: Iterable[str]) -> dict[str, Any]:
+    """Color, shape and dash of each label; the models have their own."""
+    known = {**_MODELS, **looks}
+    chosen = {label: known[label] for label in labels}
+
+    def scale(values: Iterable[Any]) -> alt.Scale:
+        return alt.Scale(domain=list(chosen), range=list(values))
+
+    return {
+        "color": alt.Color("label:N", scale=scale(COLORS[c.hue] for c in chosen.values()), legend=None),
+        "shape": alt.Shape("label:N", scale=scale(c.shape for c in chosen.values()), legend=None),
+        "strokeDash": alt.StrokeDash("label:N", scale=scale(c.dash for c in chosen.values()), legend=None),
+    }
+
+
 def trade_off(board: Board, tau: float, looks: Mapping[str, Style]) -> str | None:
     """Retain kept against forgotten under one bar: hollow before control, filled after."""
-    x = alt.X(**axis("x", "forgotten: 1 − forget →", (0, 1.02)))
-    y = alt.Y(**axis("y", "kept: retain ↑", (0, 1.02)))
-    layers: list[Any] = []
     models = [row for row in (board.original, board.oracle) if row]
     anchors = [spot for row in models if (spot := _spot(row, row.kind))]
-    layers += [part for spot in anchors if spot["label"] == "original" for part in _bar(tau * spot["y"], tau)]
-    drawn = 0
-    for entry in board.entries:
-        look = looks[entry.label]
-        spots = [_spot(entry.uncontrolled, entry.label), _spot(entry.controlled(tau), entry.label)]
-        known = [spot for spot in spots if spot]
-        drawn += len(known)
-        line = alt.Chart(inline(known)).encode(x=x, y=y)
-        layers.append(line.mark_line(color=COLORS[look.hue], strokeWidth=1, strokeDash=[3, 3], opacity=0.7))
-        for spot, filled in zip(spots, (False, True), strict=True):
-            if spot:
-                layers += _mark(spot, look.shape, look.hue, filled, x, y)
-    for spot in anchors:
-        name, right = spot["label"], spot["x"] < 0.6
-        layers += _mark(spot, _ANCHORS[name], name, True, x, y)
-        text = alt.Chart(inline([spot])).mark_text(
-            align="left" if right else "right",
-            dx=10 if right else -10,
-            dy=-11,
-            fontSize=12,
-            color=COLORS[name],
-        )
-        layers.append(text.encode(x=x, y=y, text="label:N"))
-    title = f"{board.name}: retain kept against forgotten, by method, held to τ = {tau:g}"
-    return as_svg(alt.layer(*layers), title, 340, 300) if drawn else None
-
-
-def _mark(spot: dict[str, Any], shape: str, hue: str, filled: bool, x: Any, y: Any) -> list[Any]:
-    base = alt.Chart(inline([spot])).encode(x=x, y=y)
-    edge: dict[str, Any] = {"stroke": COLORS["paper"], "strokeWidth": 0.8} if filled else {"strokeWidth": 1.6}
-    point = base.mark_point(shape=shape, filled=filled, size=85, color=COLORS[hue], opacity=1, **edge)
-    if not filled or (spot["x_low"] == spot["x_high"] and spot["y_low"] == spot["y_high"]):
-        return [point]
-    rule: dict[str, Any] = {"color": COLORS[hue], "strokeWidth": 1.3, "clip": True}
-    return [
-        base.mark_rule(**rule).encode(x="x_low:Q", x2="x_high:Q"),
-        base.mark_rule(**rule).encode(y="y_low:Q", y2="y_high:Q"),
-        point,
+    loose = [spot for e in board.entries if (spot := _spot(e.uncontrolled, e.label))]
+    held = [spot for e in board.entries if (spot := _spot(e.controlled(tau), e.label))]
+    if not loose and not held:
+        return None
+    look = _channels(looks, [spot["label"] for spot in (*anchors, *loose, *held)])
+    color, shape = look["color"], look["shape"]
+    x = alt.X(**axis("x", "forgotten: 1 − forget →", (0, 1.02)))
+    y = alt.Y(**axis("y", "kept: retain ↑", (0, 1.02)))
+    pairs = alt.Chart(inline([*loose, *held])).encode(x=x, y=y, color=color)
+    filled = alt.Chart(inline(held)).encode(color=color)
+    known = alt.Chart(inline([*held, *anchors])).encode(x=x, y=y, color=color, shape=shape)
+    layers: list[Any] = [
+        part for a in anchors if a["label"] == "original" for part in _bar(tau * a["y"], tau)
     ]
+    layers += [
+        pairs.mark_line(strokeWidth=1, strokeDash=[3, 3], opacity=0.7),
+        alt.Chart(inline(loose)).encode(x=x, y=y, color=color, shape=shape)
+        .mark_point(filled=False, size=85, opacity=1, strokeWidth=1.6),
+        filled.mark_rule(strokeWidth=1.3, clip=True).encode(x="x_low:Q", x2="x_high:Q", y=y),
+        filled.mark_rule(strokeWidth=1.3, clip=True).encode(x=x, y="y_low:Q", y2="y_high:Q"),
+        known.mark_point(filled=True, size=85, opacity=1, stroke=COLORS["paper"], strokeWidth=0.8),
+    ]  # fmt: skip
+    for spot in anchors:
+        side: dict[str, Any] = (
+            {"align": "left", "dx": 10} if spot["x"] < 0.6 else {"align": "right", "dx": -10}
+        )
+        text = alt.Chart(inline([spot])).mark_text(dy=-11, fontSize=12, **side)
+        layers.append(text.encode(x=x, y=y, text="label:N", color=color))
+    title = f"{board.name}: retain kept against forgotten, by method, held to τ = {tau:g}"
+    return as_svg(alt.layer(*layers), title, 340, 300)
 
 
 def _bar(at: float, tau: float) -> list[Any]:
@@ -116,59 +121,47 @@ def tau_curve(board: Board, looks: Mapping[str, Style], score: str = "forget") -
     """The forget score under each bar, one line a method, with the deviation over seeds."""
     taus = sorted(board.taus)
     span = (taus[-1] - taus[0] or 0.1) if taus else 0.1
-    lines: dict[str, list[dict[str, Any]]] = {}
+    rows: list[dict[str, Any]] = []
     for i, entry in enumerate(board.entries):
         aside = (i - (len(board.entries) - 1) / 2) * span / 90  # so that error bars do not cover each other
         for tau in taus:
             spread = entry.controlled(tau).scores[score]
             if spread.mean is not None and math.isfinite(spread.mean):
                 low, high = spread.mean - (spread.sd or 0), spread.mean + (spread.sd or 0)
-                row = {"tau": tau + aside, "value": spread.mean, "low": low, "high": high}
-                lines.setdefault(entry.label, []).append({"label": entry.label, **row})
-    if not lines:
+                rows.append({"label": entry.label, "tau": tau + aside, "value": spread.mean})
+                rows[-1] |= {"low": low, "high": high}
+    if not rows:
         return None
-    ends = [(taus[0] - 0.06 * span), (taus[-1] + 0.06 * span)]
-    known = [v for rows in lines.values() for row in rows for v in (row["low"], row["high"])]
-    models = [(r, n) for r, n in ((board.original, "original"), (board.oracle, "oracle")) if r]
-    fixed = [(r.scores[score].mean, name) for r, name in models if _finite(r.scores[score].mean)]
-    known += [float(v or 0) for v, _ in fixed]
-    room = 0.06 * (max(known) - min(known) or 1)
-    domain = (min(0.0, *known), max(known) + room)
-    x = alt.X(**axis("tau", "τ: share of the original's retain score to keep", ends,
-                     axis=alt.Axis(values=taus, format="~g", grid=True)))  # fmt: skip
+    models = [row for row in (board.original, board.oracle) if row and _finite(row.scores[score].mean)]
+    fixed = [{"label": row.kind, "value": row.scores[score].mean} for row in models]
+    known = [v for row in rows for v in (row["low"], row["high"])] + [float(f["value"] or 0) for f in fixed]
+    domain = (min(0.0, *known), max(known) + 0.06 * (max(known) - min(known) or 1))
+    tips = {row["label"]: row["value"] for row in (*fixed, *rows)}
+    ends = [{"label": label, "value": at} for label, at in _apart(tips, 14 / 300 * (domain[1] - domain[0]))]
+    look = _channels(looks, tips)
+    edge, ticks = 0.06 * span, alt.Axis(values=taus, format=".4~f", grid=True)
+    reach = (taus[0] - edge, taus[-1] + edge)
+    x = alt.X(**axis("tau", "τ: share of the bar metric to keep", reach, axis=ticks))
     y = alt.Y(**axis("value", "forget score ↓", domain))
-    layers: list[Any] = []
-    for value, name in fixed:
-        base = alt.Chart(inline([{"value": value, "label": name}])).encode(y=alt.Y("value:Q"))
-        layers.append(base.mark_rule(color=COLORS[name], strokeDash=[7, 3], strokeWidth=1.3))
-        layers.append(base.mark_text(align="left", x=4, dy=-7, fontSize=12, color=COLORS[name])
-                      .encode(text="label:N"))  # fmt: skip
-    tips = {label: rows[-1]["value"] for label, rows in lines.items()}
-    lifts = label_lifts(tips, domain, 300)
-    for label, rows in lines.items():
-        look = looks[label]
-        color = COLORS[look.hue]
-        base = alt.Chart(inline(rows)).encode(x=x, y=y)
-        layers += [
-            base.mark_line(color=color, strokeWidth=1.8, strokeDash=list(look.dash)),
-            base.mark_rule(color=color, strokeWidth=1.3).encode(y="low:Q", y2="high:Q"),
-            base.mark_point(shape=look.shape, filled=True, size=70, color=color, opacity=1),
-            alt.Chart(inline(rows[-1:])).mark_text(
-                align="left", x="width", dx=6, dy=lifts[label], fontSize=12, color=color, limit=130
-            ).encode(y=y, text="label:N"),
-        ]  # fmt: skip
-    return as_svg(alt.layer(*layers), f"{board.name}: forget score of each method under each τ", 560, 340)
+    level = alt.Chart(inline(fixed)).encode(y=y, color=look["color"])
+    base = alt.Chart(inline(rows)).encode(x=x, y=y, color=look["color"])
+    layers = [
+        level.mark_rule(strokeWidth=1.3, strokeDash=[7, 3]),
+        base.mark_line(strokeWidth=1.8).encode(strokeDash=look["strokeDash"]),
+        base.mark_rule(strokeWidth=1.3).encode(y="low:Q", y2="high:Q"),
+        base.mark_point(filled=True, size=70, opacity=1).encode(shape=look["shape"]),
+        alt.Chart(inline(ends)).mark_text(align="left", x="width", dx=6, fontSize=12, limit=130)
+        .encode(y=y, text="label:N", color=look["color"]),
+    ]  # fmt: skip
+    return as_svg(alt.layer(*layers), f"{board.name}: {score} score of each method under each τ", 520, 340)
 
 
-def label_lifts(tips: Mapping[str, float], domain: tuple[float, float], height: float) -> dict[str, float]:
-    """How far to move each label from the end of its line, so that labels stand a line apart."""
-    lifts: dict[str, float] = {}
-    last = -math.inf
+def _apart(tips: Mapping[str, float], line: float) -> list[tuple[str, float]]:
+    """Where to write each label: beside the end of its line, but a line of text apart from the one above."""
+    placed: list[tuple[str, float]] = []
     for label, value in sorted(tips.items(), key=lambda item: -item[1]):
-        at = (domain[1] - value) / (domain[1] - domain[0]) * height
-        last = max(at, last + 14)
-        lifts[label] = last - at
-    return lifts
+        placed.append((label, min(value, placed[-1][1] - line) if placed else value))
+    return placed
 
 
 def alpha_curve(board: Board, entry: Entry) -> str | None:
@@ -186,7 +179,10 @@ def alpha_curve(board: Board, entry: Entry) -> str | None:
     share = min(values) >= 0 and max(values) <= 1
     domain = (0.0, 1.02) if share else None
     kinds = [w for w in ("calibration", "forget") if any(row["what"] == w for row in rows)]
-    hues: dict[str, tuple[str, list[int]]] = {"calibration": ("keep", [1, 0]), "forget": ("forget", [5, 3])}
+    hues: dict[str, tuple[str, list[int]]] = {
+        "calibration": ("keep", [1, 0]),
+        "forget": ("forget", [5, 3]),
+    }
     base = alt.Chart(inline(rows)).encode(
         x=alt.X(**axis("alpha", "α: 0 = original, 1 = unlearned", (0, 1))),
         y=alt.Y(**axis("value", "", domain, axis=alt.Axis(title=None))),
@@ -204,14 +200,16 @@ def alpha_curve(board: Board, entry: Entry) -> str | None:
         base.mark_line(strokeWidth=1.5, opacity=0.85).encode(strokeDash=dash),
         base.mark_point(filled=True, size=14, opacity=0.8),
     ]
-    for tau in board.taus:
-        alphas = [row.alpha for row in entry.at(tau).values() if row.alpha is not None]
-        if alphas:
-            at = alt.Chart(inline([{"at": a} for a in alphas]))
-            layers.append(at.mark_rule(color=COLORS["bar"], strokeWidth=1, strokeDash=[2, 3], opacity=0.8)
-                          .encode(x="at:Q"))  # fmt: skip
-            mean = math.fsum(alphas) / len(alphas)
-            tip = alt.Chart(inline([{"at": mean, "text": f"{tau:g}"}]))
-            layers.append(tip.mark_text(y=0, dy=6, dx=9, fontSize=10, color=COLORS["bar"])
-                          .encode(x="at:Q", text="text:N"))  # fmt: skip
+    shipped = {tau: [r.alpha for r in entry.at(tau).values() if r.alpha is not None] for tau in board.taus}
+    rules = alt.Chart(inline({"at": alpha} for alphas in shipped.values() for alpha in alphas))
+    names = [
+        {"at": math.fsum(alphas) / len(alphas), "text": f"{tau:g}", "y": 6 + 12 * i}
+        for i, (tau, alphas) in enumerate(shipped.items())
+        if alphas
+    ]
+    tips = alt.Chart(inline(names)).encode(x="at:Q", y=alt.Y("y:Q", scale=None), text="text:N")
+    layers += [
+        rules.mark_rule(color=COLORS["bar"], strokeWidth=1, strokeDash=[2, 3], opacity=0.8).encode(x="at:Q"),
+        tips.mark_text(align="left", dx=4, fontSize=11, color=COLORS["bar"]),
+    ]
     return as_svg(alt.layer(*layers), f"{board.name}, {entry.label}: scores along α", 300, 220)
