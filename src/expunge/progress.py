@@ -7,12 +7,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from expunge import ranks
+
 __all__ = ["say", "track"]
 
 
 def say(message: str) -> None:
-    """One line for the person who watches; data goes to stdout, never here."""
-    print(message, file=sys.stderr, flush=True)
+    """One line for the person who watches, of rank 0; data goes to stdout, never here."""
+    if ranks.is_first():
+        print(message, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -23,7 +26,7 @@ def track(what: str, total: int) -> Iterator[Callable[..., None]]:
     ...     advance()
     ...     advance()
     """
-    if total and sys.stderr.isatty():
+    if total and ranks.is_first() and sys.stderr.isatty():
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
