@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+import synthetic_cells
 import synthetic_scorecards as made
 
 from expunge.reports import compare, write_reports
+from expunge.reports.leaderboard import write_page
 
 pytestmark = pytest.mark.browser
 CHROMIUM = Path("/usr/bin/chromium")
@@ -101,3 +103,40 @@ def test_paper_shows_what_was_folded(open_page, tmp_path):
     page.evaluate("dispatchEvent(new Event('afterprint'))")
     page.emulate_media(media="screen")
     assert not hidden.is_visible()
+
+
+@pytest.fixture(scope="module")
+def leaderboard(tmp_path_factory):
+    cells = [synthetic_cells.cell(name, seed) for name in ("ga", "npo", "idk") for seed in (0, 1)]
+    cells.append(synthetic_cells.failed("ga", 2, made.HOSTILE))
+    return write_page(cells, tmp_path_factory.mktemp("leaderboard"))["index.html"]
+
+
+def test_leaderboard_sorts_methods_and_keeps_their_rows_together(open_page, leaderboard):
+    page = open_page(leaderboard, viewport={"width": 1400, "height": 900})
+    plots = page.locator("svg.plot")
+    assert plots.count() == 3 + 2 + 3  # trade-off, τ-curves, α-curves
+    assert all(plots.nth(i).bounding_box()["height"] > 100 for i in range(plots.count()))
+    assert page.locator("img").count() == 0
+    bodies = page.locator("table.sortable tbody")
+    names = lambda: bodies.locator("th.method").all_text_contents()  # noqa: E731
+    assert [name.split()[-1] for name in names()] == ["npo", "idk", "ga"]
+    head = page.locator("table.sortable thead th", has_text="forget").first
+    head.locator("button").click()
+    head.locator("button").click()
+    assert head.get_attribute("aria-sort") == "descending"
+    assert [name.split()[-1] for name in names()] == ["ga", "idk", "npo"]
+    assert "original" in bodies.first.text_content()
+    first = bodies.nth(1).locator("tr")
+    assert first.count() == 5
+    assert made.HOSTILE in first.last.text_content()
+    assert page.locator("table.sortable thead button").count() == 10
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_leaderboard_fits_its_window(open_page, leaderboard, width):
+    page = open_page(leaderboard, viewport={"width": width, "height": 800}, color_scheme="dark")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    page.emulate_media(media="print")
+    page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.get_by_text("epochs 5").first.is_visible()

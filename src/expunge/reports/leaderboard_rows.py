@@ -199,7 +199,8 @@ def _board(name: str, part: str, cells: Sequence[Cell], asked: Sequence[Asked]) 
     reference = _reference(cells)
     reasons = [incomparable(cell, reference) if reference else "" for cell in cells]
     apart = [(cell, why) for cell, why in zip(cells, reasons, strict=True) if why]
-    kept, again = _distinct([cell for cell, why in zip(cells, reasons, strict=True) if not why])
+    fit = [cell for cell, why in zip(cells, reasons, strict=True) if not why]
+    kept, again = _distinct(_with_settings(fit))
     seeds = {cell.seed for cell in kept}.union(*(a.seeds for a in asked))
     taus = {row.tau for cell in kept for row in cell.controlled}.union(*(a.taus for a in asked))
     taus |= {tau for cell in kept for tau in cell.taus}
@@ -258,19 +259,30 @@ def _yardsticks(cell: Cell) -> tuple[str, ...]:
     return (*(getattr(cell, name) for name in YARDSTICKS), series(cell.expunge_version))
 
 
+def _with_settings(cells: Sequence[Cell]) -> list[Cell]:
+    """A cell that failed before it knew its settings stands with the first of its method that did."""
+    known = {cell.method: cell.settings for cell in reversed(cells) if cell.settings}
+    return [
+        cell if cell.settings or cell.status == "ok"
+        else cell.model_copy(update={"settings": known.get(cell.method, {})})
+        for cell in cells
+    ]  # fmt: skip
+
+
 def _distinct(cells: Sequence[Cell]) -> tuple[list[Cell], list[tuple[Cell, str]]]:
     """One cell for each method, settings and seed: a finished one before a failed one, then the newest."""
     groups: dict[tuple[str, str, int], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((cell.method, _identity(cell.settings), cell.seed), []).append(cell)
+        group = groups.setdefault((cell.method, _identity(cell.settings), cell.seed), [])
+        if cell not in group:  # the same file in two folders
+            group.append(cell)
     kept, again = [], []
     for group in groups.values():
-        best, *rest = sorted(
-            sorted(group, key=lambda c: c.created, reverse=True), key=lambda c: c.status != "ok"
-        )
+        newest = sorted(group, key=lambda cell: cell.created, reverse=True)
+        best, *rest = sorted(newest, key=lambda cell: cell.status != "ok")
         kept.append(best)
-        again += [(c, f"a second result of the same cell; that of {best.created or 'no date'} stands")
-                  for c in rest if c.key != best.key or c.created != best.created]  # fmt: skip
+        again += [(cell, f"a second result of this cell; that of {best.created or 'no date'} stands")
+                  for cell in rest]  # fmt: skip
     return kept, again
 
 
@@ -278,12 +290,8 @@ def _entries(cells: Sequence[Cell], asked: Sequence[Asked], seeds: set[int]) -> 
     grouped: dict[str, dict[str, dict[int, Cell]]] = {}
     for method in dict.fromkeys([*(m for a in asked for m in a.methods), *(c.method for c in cells)]):
         grouped[method] = {}
-    for cell in sorted(cells, key=lambda cell: not cell.settings):
-        variants = grouped[cell.method]
-        # A cell that failed before it knew its settings stands with the first that did.
-        unknown = cell.status == "failed" and not cell.settings and bool(variants)
-        identity = next(iter(variants)) if unknown else _identity(cell.settings)
-        variants.setdefault(identity, {}).setdefault(cell.seed, cell)
+    for cell in cells:
+        grouped[cell.method].setdefault(_identity(cell.settings), {})[cell.seed] = cell
     entries = []
     for method, variants in grouped.items():
         wanted = seeds
