@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from expunge.controls.base import CONTROLS, Control, Scene
+from expunge.controls.base import CONTROLS, Control, NoBar, Scene
 
-__all__ = ["CONTROLS", "Control", "Scene", "make_control"]
+__all__ = ["CONTROLS", "Control", "NoBar", "Scene", "make_control"]
 
 
 def make_control(name: str, **settings: Any) -> Control:

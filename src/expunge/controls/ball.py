@@ -34,6 +34,8 @@ class Ball(Control):
     shrinks. Wang et al. 2025 (arXiv 2406.09179); r 1e-3 is the published configuration's.
     """
 
+    reads_bar = False
+
     radius: float = 1e-3
     norm: Literal["l2", "linf"] = "l2"
     scope: Literal["global", "tensor"] = "global"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from expunge.registry import Card, Registry
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from expunge.data.records import Record
     from expunge.training.hooks import TrainingControl
 
-__all__ = ["CONTROLS", "Control", "Scene"]
+__all__ = ["CONTROLS", "Control", "NoBar", "Scene"]
 
 CONTROLS: Registry[Control] = Registry("control", "expunge.controls", "CONTROLS")
 
@@ -33,11 +33,22 @@ class Scene:
     seed: int = 0
 
 
+class NoBar:
+    """Stands in for the bar where a control has declared that it never looks at it."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError("a control that reads the bar must say reads_bar = True")
+
+
 class Control(ABC):
-    """Settings of one control. `when` is "during" or "after" (read from the card)."""
+    """Settings of one control. `when` is "during" or "after" (read from the card).
+
+    `reads_bar`: False for one that trains alike under every bar, so that bars can share a training.
+    """
 
     name: ClassVar[str]
     card: ClassVar[Card]
+    reads_bar: ClassVar[bool] = True
 
     @property
     def when(self) -> Literal["during", "after"]:

@@ -28,6 +28,8 @@ class Cap(Control):
     below 1/V pushes tokens below chance. Wang et al. 2025 (arXiv 2406.09179).
     """
 
+    reads_bar = False
+
     p_min: float = 0.01
 
     def attach(self, scene: Scene) -> TrainingControl:

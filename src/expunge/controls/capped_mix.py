@@ -28,6 +28,8 @@ class CappedMix(Control):
     methods. Wang et al. 2024 (arXiv 2406.09179v1); ρ 0.1 is the published code's.
     """
 
+    reads_bar = False
+
     rho: float = 0.1
     delta: float = 6.0
     normalize: Literal["sum", "token"] = "token"

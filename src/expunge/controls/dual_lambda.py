@@ -29,6 +29,8 @@ class DualLambda(Control):
     stays there for `warmup`, a share of the steps. Entesari et al. 2025 (arXiv 2506.05314); κ 0.1 is ours.
     """
 
+    reads_bar = False
+
     eta: float = 1.0
     limit: float | None = None
     kappa: float = 0.1

@@ -29,6 +29,8 @@ class GradientProjection(Control):
     (arXiv 2001.06782).
     """
 
+    reads_bar = False
+
     scope: Literal["global", "tensor"] = "global"
 
     def attach(self, scene: Scene) -> TrainingControl:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from expunge import ranks
 from expunge.controls.base import CONTROLS, Control, Scene
 from expunge.errors import ConfigError, Problem
 from expunge.training.hooks import TrainingControl
@@ -45,6 +46,8 @@ class HingeCap(Control):
     Wang et al. 2024 (arXiv 2406.09179v1).
     """
 
+    reads_bar = False
+
     delta: float = 6.0
     normalize: Literal["sum", "token"] = "token"
     divide_by: Literal["active", "batch"] = "active"
@@ -74,7 +77,7 @@ class HingeHooks(TrainingControl):
         if accumulate > 1 and self.settings.divide_by == "active":
             fix = "Set divide_by: batch"
             raise ConfigError(
-                Problem(f"control.{self.name}", "|V| of a whole step is unknown under accumulation", fix)
+                Problem(f"control.{self.name}", "|V| of a step is unknown where it is computed in parts", fix)
             )
 
     def forget_rows(self, rows: Tensor, view: View) -> Tensor:
@@ -86,8 +89,9 @@ class HingeHooks(TrainingControl):
         return hinge_rows(nll, self.settings.delta, self.settings.divide_by)
 
     def skip_step(self, has_retain: bool) -> bool:
-        empty = self._active == 0
-        self.active = 1 - self._active / max(1, self._rows)
+        step = ranks.total({"active": self._active, "rows": self._rows})
+        empty = step["active"] == 0
+        self.active = 1 - step["active"] / max(1, step["rows"])
         self._active = self._rows = 0
         if not empty or self.settings.on_empty == "retain_only":
             return False

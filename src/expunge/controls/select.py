@@ -50,6 +50,8 @@ class Select(Control):
     reference sum. Wang et al. 2025 (arXiv 2406.09179); q 0.8 is the published code's.
     """
 
+    reads_bar = False
+
     q: Annotated[float, Search(0.3, 1.0)] = 0.8
 
     def attach(self, scene: Scene) -> TrainingControl:

@@ -38,6 +38,8 @@ class StopAtUnseen(Control):
     from every prefix; extraction strength asks the same of one forward pass.
     """
 
+    reads_bar = False
+
     every: int = 0
 
     def attach(self, scene: Scene) -> TrainingControl:

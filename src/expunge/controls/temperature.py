@@ -30,6 +30,8 @@ class Temperature(Control):
     sure. Cached likelihoods of a reference stay at T = 1. Wang et al. 2025 (arXiv 2406.09179); T about 2.
     """
 
+    reads_bar = False
+
     temperature: Annotated[float, Search(1.0, 4.0)] = 2.0
 
     def attach(self, scene: Scene) -> TrainingControl:

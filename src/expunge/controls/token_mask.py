@@ -52,6 +52,8 @@ class TokenMask(Control):
     `on_missing`. Wang et al. 2025 (arXiv 2406.09179).
     """
 
+    reads_bar = False
+
     words: tuple[str, ...] = ()
     on_missing: Literal["error", "skip", "all_tokens"] = "error"
 

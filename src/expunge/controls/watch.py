@@ -39,6 +39,8 @@ class Watch(Control):
     retain term mends a dip, and mixing does well with an end point beyond the bar.
     """
 
+    reads_bar = False
+
     ratio: float | None = None
     every: int = 0
     patience: int = 3

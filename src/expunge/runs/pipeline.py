@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -393,9 +393,16 @@ class Pipeline:
             "adapter": [recipe.adapter, recipe.lora.model_dump(mode="json")],
             "reference": [recipe.reference, recipe.reference_budget, self._model("first")],
             "axes": [part.model_dump(mode="json") for part in (*recipe.transform, *recipe.selection)],
-            **self._bar(),
+            **self._held(),
             **_code(*TRAIN_ROOMS),
         }
+
+    def _held(self) -> dict[str, Any]:
+        """The controls during training; the bar where one of them reads it: else bars share a training."""
+        during = stages.training_controls(self.recipe)
+        reads = any(control.reads_bar for control in during)
+        bar = self.recipe.bar.model_dump(mode="json") if reads else None
+        return {"controls": [[c.name, asdict(c)] for c in during], "bar": bar}  # type: ignore[call-overload]
 
     def _controlling(self, unlearned: str) -> dict[str, Any]:
         """What the control of an unlearned model depends on."""

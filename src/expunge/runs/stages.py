@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from expunge.audit.scores import metrics_of
-from expunge.controls import Control, Scene, make_control
+from expunge.controls import Control, NoBar, Scene, make_control
 from expunge.controls.bar import Bar, Probe, choose_metric
 from expunge.controls.lora_scaling import LoraScaling
 from expunge.controls.model_mixing import ModelMixing
@@ -27,13 +27,17 @@ from expunge.metrics import make_metric
 from expunge.runs.folder import write_json
 from expunge.runs.models import Shelf, model_facts
 from expunge.runs.prepare import Job
+from expunge.runs.recipe import Recipe
 from expunge.subjects import Subject, save_subject
 from expunge.subjects.serving import pick_engine, served
 from expunge.training.selections import make_selection
 from expunge.training.transforms import make_transform
 from expunge.training.workspace import LoraSettings, Workspace
 
-__all__ = ["control", "load_json", "measure", "plant", "read_splits", "retrain_oracle", "unlearn"]
+__all__ = [
+    "control", "load_json", "measure", "plant", "read_splits", "retrain_oracle", "training_controls",
+    "unlearn",
+]  # fmt: skip
 
 CURVE_SPLITS = ("forget", "forget_hard", "report")
 
@@ -139,16 +143,23 @@ def make_controls(job: Job) -> list[Control]:
     return [make_control(c.name, **c.settings) for c in job.recipe.control]
 
 
+def training_controls(recipe: Recipe) -> list[Control]:
+    """The controls that act during training, `watch` first: what guarantees a bar has the last word."""
+    during = [c for c in (make_control(n.name, **n.settings) for n in recipe.control) if c.when == "during"]
+    if recipe.watch and recipe.control and not any(c.name == "watch" for c in during):
+        during.insert(0, make_control("watch"))
+    return during
+
+
 def unlearn(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidence]) -> dict[str, Any]:
     """θ_u: what the method returns, under the controls during training."""
     recipe, bar = job.recipe, bar_of(job, original)
     hooks = []
     if bar is not None:
         scene = Scene(bar, job.request["calibration"], recipe.seed)
-        named = make_controls(job)
-        if recipe.watch and named and not any(c.name == "watch" for c in named):
-            named.insert(0, make_control("watch"))  # what guarantees a bar has the last word
-        hooks = [h for h in (c.attach(scene) for c in named) if h is not None]
+        blind = replace(scene, bar=cast(Bar, NoBar()))
+        given = [c.attach(scene if c.reads_bar else blind) for c in training_controls(recipe)]
+        hooks = [hook for hook in given if hook is not None]
     workspace = Workspace(
         job.train,
         folder / "training",
