@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from expunge import ranks
+
 __all__ = ["load_checkpoint", "optimizer_tensors", "save_checkpoint", "trainable"]
 
 
@@ -63,13 +65,8 @@ def load_checkpoint(
     folder: Path, model: nn.Module, optimizer: Optimizer
 ) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Put weights and optimizer back; (state, extra tensors), or None where there is no checkpoint."""
-    if not (folder / "state.json").is_file():
-        old = folder.with_name(f".{folder.name}.old.tmp")  # killed between the two renames
-        if not (old / "state.json").is_file():
-            return None
-        os.replace(old, folder)
-    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a kill: weights nobody would purge
-        shutil.rmtree(leftover, ignore_errors=True)
+    if not ranks.on_first(lambda: _mended(folder)) or not folder.is_dir():
+        return None
     state = json.loads((folder / "state.json").read_text(encoding="utf-8"))
     parameters = trainable(model)
     with torch.no_grad():
@@ -82,3 +79,15 @@ def load_checkpoint(
         entries.setdefault(int(index), {})[key] = int(tensor) if whole else tensor
     optimizer.load_state_dict({"state": entries, "param_groups": state.pop("param_groups")})
     return state, load_file(folder / "extra.safetensors")
+
+
+def _mended(folder: Path) -> bool:
+    """Whether there is a checkpoint; what a kill left half done is put right or removed."""
+    if not (folder / "state.json").is_file():
+        old = folder.with_name(f".{folder.name}.old.tmp")  # killed between the two renames
+        if not (old / "state.json").is_file():
+            return False
+        os.replace(old, folder)
+    for leftover in folder.parent.glob(f".{folder.name}.*.tmp"):  # of a kill: weights nobody would purge
+        shutil.rmtree(leftover, ignore_errors=True)
+    return True

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from expunge import ranks
 from expunge.data.batching import Batch, collate
 from expunge.data.pairing import Schedule
 from expunge.data.records import Record
@@ -39,7 +40,8 @@ class FinetuneTask:
 
     def micro_batches(self, step: int) -> list[tuple[Batch, int]]:
         _, indices, _ = self.schedule.step(step)
-        parts = np.array_split(indices, min(self.settings.accumulate, len(indices)))
+        own = ranks.shard(indices)
+        parts = np.array_split(own, min(self.settings.accumulate, len(own))) if own else []
         pad, device = self.subject.encoder.pad_id, self.subject.device
         return [(collate([self.rows[i] for i in part], pad).to(device), len(indices)) for part in parts]
 

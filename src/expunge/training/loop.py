@@ -1,5 +1,7 @@
 """The one training loop: gradients → transforms → mask → clip → skip? → step → controls → log → checkpoint.
 
+Over several ranks each takes its rows of every step; gradients and loss terms are summed before anything
+looks at them: transforms, clipping and controls see what one process would see, and weights stay in step.
 Why not transformers.Trainer: docs/decisions/0001-training-loop.md.
 """
 
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 from transformers import get_scheduler
 
+from expunge import ranks
 from expunge.errors import ExpungeError, require
 from expunge.progress import say, track
 from expunge.stats import seed_from
@@ -35,6 +38,8 @@ from expunge.training.transforms import Gradients, GradientScene, Transform
 __all__ = ["FitResult", "Loop", "Task", "Term", "check_gradients"]
 
 
+_TOKENS = "#tokens"  # no term has this name
+
 Rows = Callable[[Any], Tensor]
 """A view → one value per row, [B]."""
 
@@ -43,7 +48,7 @@ class Term(NamedTuple):
     """One named loss term of a micro-batch: weight · Σ rows / num_rows."""
 
     rows: Tensor  # [b]
-    num_rows: int  # of the whole step
+    num_rows: int  # of the whole step, over all ranks
     weight: float = 1.0
 
 
@@ -53,8 +58,8 @@ class Task(Protocol):
     num_steps: int
 
     def micro_batches(self, step: int) -> Sequence[Any]:
-        """The micro-batches of one optimizer step: a function of the step alone. Tasks with two sides take
-        `side` (forget or retain) as a second argument; transforms need it."""
+        """The micro-batches of one optimizer step, of this rank's rows: a function of step and rank alone.
+        Tasks with two sides take `side` (forget or retain) as a second argument; transforms need it."""
 
     def terms(self, micro: Any) -> dict[str, Term]:
         """The loss terms of one micro-batch, by name."""
@@ -125,6 +130,7 @@ class Loop:
             note = control.finish(self.subject)
             if note:
                 self.result.notes.append(note)
+        self._check_in_step()
         return self.result
 
     def _steps(self, start: int, log: Any) -> None:
@@ -149,10 +155,12 @@ class Loop:
                 if ended:
                     self.result.status = "stopped"
                     return
-                if stop.is_set() or time.monotonic() - saved >= self.settings.checkpoint_seconds:
+                due = time.monotonic() - saved >= self.settings.checkpoint_seconds
+                stopping, (due, *_) = map(list, zip(*ranks.gather((stop.is_set(), due)), strict=True))
+                if any(stopping) or due:
                     self._save()
                     saved = time.monotonic()
-                if stop.is_set():
+                if any(stopping):
                     raise KeyboardInterrupt
 
     def _after_step(self, entry: dict[str, Any]) -> bool:
@@ -205,8 +213,10 @@ class Loop:
             parameter.copy_(value)
 
     def _accumulate(self, micros: Sequence[Any], rows: Rows | None = None) -> dict[str, float]:
+        """The gradient of these micro-batches and the values of their terms, summed over the ranks."""
         within = getattr(self.task, "within", nullcontext) if rows is None else nullcontext
         values: dict[str, Tensor] = {}
+        tokens = 0
         for micro in micros:
             with within(micro):
                 with self.settings.autocast(self.subject.device):
@@ -218,8 +228,23 @@ class Loop:
                 values[name] = (
                     values.get(name, torch.zeros(())) + (term.rows.detach().sum() / term.num_rows).cpu()
                 )
-            self.result.tokens += self.task.tokens(micro)
-        return {name: float(v) for name, v in values.items()}
+            tokens += self.task.tokens(micro)
+        self._sum_gradients()
+        found = ranks.total({name: float(v) for name, v in values.items()} | {_TOKENS: tokens})
+        self.result.tokens += int(found.pop(_TOKENS))
+        return found
+
+    def _sum_gradients(self) -> None:
+        """A parameter no rank has a gradient for keeps none: zeros would let weight decay move it."""
+        if ranks.world() == 1:
+            return
+        reached = torch.tensor([p.grad is not None for p in self.parameters], dtype=torch.int32)
+        ranks.all_reduce_([reached])
+        chosen = [p for p, count in zip(self.parameters, reached.tolist(), strict=True) if count]
+        for parameter in chosen:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        ranks.all_reduce_([p.grad for p in chosen if p.grad is not None])
 
     def _scene(self, number: int, step: int) -> GradientScene:
         own = f"transform{number}."
@@ -246,7 +271,8 @@ class Loop:
 
     def _step(self, step: int) -> dict[str, Any] | None:
         """One optimizer step; None when it is not finite (then nothing was changed)."""
-        torch.manual_seed(seed_from(self.settings.seed, "step", step) % 2**63)
+        own = (ranks.rank(),) if ranks.rank() else ()  # dropout is drawn for other rows on other ranks
+        torch.manual_seed(seed_from(self.settings.seed, "step", step, *own) % 2**63)
         terms = self.own_step(self, step) if self.own_step else self.gradients(step)
         self._mask_gradients()
         clip = self.settings.max_grad_norm or math.inf
@@ -291,11 +317,18 @@ class Loop:
                 getattr(model, f"{name}_checkpointing_disable")()
             model.eval()
 
+    def _check_in_step(self) -> None:
+        """All ranks end with the same weights; a method that draws or decides by itself would part them."""
+        if ranks.world() > 1:
+            sums = [float(p.detach().double().sum()) for p in self.parameters]
+            if any(other != sums for other in ranks.gather(sums)):
+                raise ExpungeError(f"{self.name}: the ranks ended with different weights, none is kept")
+
     # Log, checkpoint, resume ------------------------------------------------------------------------
 
     @contextmanager
     def _log(self, start: int) -> Iterator[Any]:
-        if self.folder is None:
+        if self.folder is None or not ranks.is_first():
             yield None
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -332,7 +365,7 @@ class Loop:
             )
 
     def _save(self) -> None:
-        if self.folder is None:
+        if self.folder is None or not ranks.is_first():
             return
         controls, tensors = [], {f"method.{k}": v for k, v in self.state.items()}
         tensors.update(self._kept)
@@ -353,6 +386,8 @@ class Loop:
         if self.folder is None:
             return 0
         found = load_checkpoint(self.folder / "checkpoint", self.subject.model, self.optimizer)
+        if len(set(ranks.gather(found and found[0]["step"]))) > 1:
+            raise ExpungeError(f"{self.folder}: not every process sees it. Put the run on a shared disk")
         if found is None:
             return 0
         state, tensors = found
@@ -368,7 +403,7 @@ class Loop:
         return int(state["step"])
 
     def _check_disk(self) -> None:
-        if self.folder is None:
+        if self.folder is None or not ranks.is_first():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         need = 2 * 3 * sum(p.numel() * 4 for p in self.parameters)  # weights and two moments, old and new

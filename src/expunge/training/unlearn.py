@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expunge import ranks
 from expunge.data.batching import Batch, collate
 from expunge.data.encoding import Encoded
 from expunge.data.pairing import Schedule
@@ -184,17 +185,18 @@ class UnlearnTask:
         return self._encode(side, variant, index, epoch)
 
     def micro_batches(self, step: int, side: str | None = None) -> list[Micro]:
-        """The micro-batches of a step; with `side`, only its forget or its retain rows."""
+        """The micro-batches of a rank's share of a step; with `side`, only its forget or its retain rows."""
         _, forget, retain = self.schedule.step(step)
-        pieces = min(self.settings.accumulate, len(forget))
-        pairs = zip(_split(forget, pieces), _split(retain, pieces), strict=True)
+        own = ranks.shard(forget), ranks.shard(retain)
+        pieces = max(1, min(self.settings.accumulate, len(own[0])))
+        pairs = zip(*(_split(rows, pieces) for rows in own), strict=True)
         made = []
         for f, r in pairs:
             chosen = ([] if side == "retain" else f, [] if side == "forget" else r)
             if any(map(len, chosen)):
                 micro = self.micro(step, *chosen, len(forget), len(retain))
                 made.append(replace(micro, penalty=0.0) if side else micro)
-        if side == "retain" and self.with_retain and not self.retain_loss.reads:
+        if side == "retain" and self.with_retain and not self.retain_loss.reads and ranks.is_first():
             made.append(Micro([], None, step, len(forget), 0, penalty=1.0))
         return made
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from expunge import ranks
 from expunge.data.request import Request
 from expunge.errors import ConfigError, DataError, ExpungeError, Problem
 from expunge.progress import say
@@ -74,7 +75,7 @@ class Workspace:
         settings = method.settings_for(self.settings, request)
         controls = [*self.controls, *method.hooks(request)]
         for control in controls:
-            control.check(method, settings.accumulate)
+            control.check(method, settings.accumulate * ranks.world())  # both compute a step in parts
         if not getattr(method, "transformable", True) and (
             self.transforms or any(control.transform for control in controls)
         ):
@@ -111,7 +112,7 @@ class Workspace:
         )
         for parameter in work.model.parameters():
             parameter.requires_grad_(True)
-        if lora is not None and lora.start == "zero" and self.folder is not None:
+        if lora is not None and lora.start == "zero" and self.folder is not None and ranks.is_first():
             with quiet():  # a control can turn its scale; after fila it does not stand on θ_o
                 work.model.save_pretrained(self.folder / "adapter")  # type: ignore[operator]
         if lora is not None and lora.base != "full":
@@ -133,7 +134,7 @@ class Workspace:
         parts = {name: m.to(work.device) for name, m in mask.items() if m is not True}
         if not mask or (len(parts) == len(mask) and not any(bool(m.any()) for m in parts.values())):
             raise ConfigError(Problem("selection", "nothing is left to train", "Select more"))
-        if self.selections and self.folder is not None:
+        if self.selections and self.folder is not None and ranks.is_first():
             self._keep_mask(self.folder, work, mask)
         if lora is not None:
             if parts:

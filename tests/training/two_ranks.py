@@ -1,0 +1,157 @@
+"""What the tests of several processes run under torchrun; rank 0 writes what was found as JSON.
+
+Every number is computed twice: by each rank alone, which is one process, and by all of them together.
+"""
+
+import json
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from expunge import ranks
+from expunge.methods import METHODS, Objective, make_method
+from expunge.subjects import fingerprint
+from expunge.testing import tiny_request, tiny_subject
+from expunge.training import LoraSettings, TrainSettings, Workspace, finetune
+from expunge.training.checkpoint import trainable
+from expunge.training.hooks import TrainingControl
+from expunge.training.loop import Loop
+from expunge.training.transforms import make_transform
+from expunge.training.unlearn import UnlearnTask
+
+torch.set_num_threads(1)
+ALONE = {"npo", "rmu"}
+
+
+def settings(**more):
+    return TrainSettings(**{"steps": 20, "batch": 4, "lr": 1e-3, "checkpoint_seconds": 1e9, **more})
+
+
+def first_gradient(method, transforms=(), **more):
+    """The gradient of step 0, one long vector."""
+    subject, request = tiny_subject(), tiny_request()
+    names = method.selects(subject)
+    for name, parameter in subject.model.named_parameters():
+        parameter.requires_grad_(names is None or name in names)
+    own = method.settings_for(settings(batch=8, **more), request)
+    task = UnlearnTask(
+        method, subject, request, own, teacher=method.teacher(subject, request, Workspace(own))
+    )
+    if hasattr(method, "begin"):
+        method.begin(subject, own.seed)
+    loop = Loop(subject, task, own, state=task.state, transforms=transforms)
+    step = getattr(method, "step", None)
+    step(loop, 0) if step else loop.gradients(0)
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in trainable(subject.model).values()]
+    return torch.cat([g.flatten() for g in parts]).double()
+
+
+def apart(one, other):
+    """‖a − b‖ / ‖a‖"""
+    return float((one - other).norm() / one.norm())
+
+
+def both(work):
+    """(what one process finds, what all ranks find together)"""
+    with ranks.alone():
+        one = work()
+    return one, work()
+
+
+def train(name="npo", *, controls=(), folder=None, transforms=(), lora=None, method=None, **more):
+    workspace = Workspace(
+        settings(**more), folder, controls=[c() for c in controls], lora=lora,
+        transforms=[make_transform(t) for t in transforms],
+    )  # fmt: skip
+    made = method or make_method(name)
+    subject = made.unlearn(tiny_subject(), tiny_request(), workspace)
+    return subject, workspace.result
+
+
+def losses(*args, **more):
+    subject, result = train(*args, **more)
+    terms = [sorted(entry["terms"].items()) for entry in result.history]
+    return {"terms": terms, "status": result.status, "steps": result.steps, "tokens": result.tokens,
+            "active": [entry["active"] for entry in result.history], "mark": fingerprint(subject.model)}  # fmt: skip
+
+
+def hinge():
+    from expunge.controls.hinge_cap import HingeCap
+
+    return HingeCap(delta=6.2, divide_by="batch").attach(None)
+
+
+class Interrupt(TrainingControl):
+    """Ctrl-C on the second rank alone."""
+
+    def after_step(self, step, subject):
+        if step == 3 and ranks.rank() == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return False
+
+
+def gradients():
+    found = {}
+    for name in METHODS.names():
+        card, cls = METHODS.card(name), METHODS.get(name)
+        if card.fields["scale"] != "single" and issubclass(cls, Objective):
+            found[name] = apart(*both(lambda name=name: first_gradient(make_method(name))))
+    for transform in ("gru", "sam", "disruption"):
+        work = lambda t=transform: first_gradient(make_method("npo"), [make_transform(t)])  # noqa: E731
+        found[f"npo + {transform}"] = apart(*both(work))
+    for retain in ("l2", "none"):
+        work = lambda r=retain: first_gradient(replace(make_method("npo"), retain=r))  # noqa: E731
+        found[f"npo, retain {retain}"] = apart(*both(work))
+    return found
+
+
+def trainings():
+    cases = {
+        "npo": {},
+        "uneven": {"batch": 3, "accumulate": 2},
+        "fewer rows than ranks": {"batch": 1},
+        "gru": {"transforms": ["gru"]},
+        "sam": {"transforms": ["sam"]},
+        "lora": {"lora": LoraSettings(rank=2)},
+        "hinge": {"method": make_method("ga"), "controls": [hinge], "lr": 1e-2},
+    }
+    return {name: both(lambda more=more: losses(**more)) for name, more in cases.items()}
+
+
+def resumed(folder):
+    """Ctrl-C reaches one rank; all stop after the same step, and the resumed run ends with the same bits."""
+    straight, _ = train(steps=6)
+    try:
+        train(steps=6, controls=[Interrupt], folder=folder)
+        stopped = None
+    except KeyboardInterrupt:
+        stopped = len((folder / "log.jsonl").read_text().splitlines())
+    again, result = train(steps=6, controls=[TrainingControl], folder=folder)
+    return {"stopped": ranks.gather(stopped), "steps": result.steps,
+            "same": fingerprint(again.model) == fingerprint(straight.model)}  # fmt: skip
+
+
+def tuned():
+    def work():
+        subject = tiny_subject()
+        result = finetune(subject, tiny_request()["retain"], settings(steps=8))
+        return [entry["terms"]["ce"] for entry in result.history]
+
+    return both(work)
+
+
+def main(folder):
+    ranks.join()
+    found = {"world": ranks.world(), "gradients": gradients(), "trainings": trainings(),
+             "resumed": resumed(folder / "resumed"), "finetune": tuned()}  # fmt: skip
+    if ranks.is_first():
+        (folder / "found.json").write_text(json.dumps(found))
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
