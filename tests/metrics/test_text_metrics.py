@@ -226,6 +226,12 @@ def test_knowmem_and_verbmem_are_rouge_l_f():
     assert compute("verbmem", forget(recited), "forget").value == pytest.approx(0.545455, abs=1e-6)
 
 
+def test_knowmem_stops_before_a_question_of_the_models_own():
+    told = ("in Tarn\n\nQuestion: Who?", "in Tarn\nQuestion: Who?\nAnswer: Bo", "in Tarn")
+    rows = [row(0.5, answer="in Tarn", extra={"short_answer": text}) for text in told]
+    assert [compute("knowmem", forget(r), "forget").value for r in rows] == [1.0, 1.0, 1.0]
+
+
 def test_muse_metrics_skip_what_was_not_asked():
     assert compute("knowmem", forget(row(0.5)), "forget").skipped == {"no_short_answer": 1}
     silent = row(0.5, extra={"recited": {"true": "…", "generated": "a"}})

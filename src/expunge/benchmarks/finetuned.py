@@ -91,6 +91,10 @@ class Finetuned(Benchmark):
     def check(self, data: Mapping[str, list[Record]], found: Findings) -> None:
         """Add to `found` what is wrong across files whose counts are right."""
 
+    def target(self) -> Target:
+        """What the forget records stand for, if that depends on the options."""
+        return self.TARGET
+
     def metrics(self, request: Request) -> Sequence[tuple[str, str]]:
         """The paper's metrics on the splits that there are."""
         return [(metric, split) for metric, split in self.METRICS if split in request]
@@ -137,9 +141,10 @@ class Finetuned(Benchmark):
         splits = {name: tuple(records) for name, records in self.splits(self.data).items()}
         if self.retain_rows and "calibration" not in splits:
             splits["retain"] = splits["retain"][: self.retain_rows]
-        request = complete_request(splits, target=self.TARGET, seed=self.seed)
+        target = self.target()
+        request = complete_request(splits, target=target, seed=self.seed)
         built = {**request.built, **self.notes()}
-        return Request(request.splits, self.TARGET, built, self.texts_of_refusal(self.data))
+        return Request(request.splits, target, built, self.texts_of_refusal(self.data))
 
     @cached_property
     def base(self) -> str | None:

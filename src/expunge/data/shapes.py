@@ -58,6 +58,7 @@ _TYPES = {
     dict: "an object",
 }
 _OPTION = re.compile(r"option(\d+)")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Row(NamedTuple):
@@ -165,7 +166,7 @@ class _Reader:
             self.bad(name, f"{at}is {_type(value)}, not text", "Put it in quotes" if number else "")
         elif not may_be_empty and not value.strip():
             self.bad(name, f"{at}is empty", "Fill it in, or leave the row out")
-        elif any("\ud800" <= c <= "\udfff" for c in value):
+        elif _SURROGATE.search(value):
             self.bad(
                 name, f"{at}holds half of a surrogate pair, which no tokenizer can read", "Write it as UTF-8"
             )

@@ -1,0 +1,58 @@
+"""Documents as benchmarks need them: in pieces that a context holds, and found by the words of a question."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from expunge.data.near import words as words_of
+from expunge.data.records import Record
+
+__all__ = ["in_words", "nearest_to", "pieces"]
+
+
+def in_words(text: str, length: int) -> list[str]:
+    """The text in consecutive pieces of `length` words; what is less than half of one joins the last.
+
+    >>> in_words("a b c d e f g", 3)
+    ['a b c', 'd e f g']
+    """
+    found = text.split()
+    starts = list(range(0, len(found), length))
+    if len(starts) > 1 and 2 * (len(found) - starts[-1]) < length:
+        starts.pop()
+    return [" ".join(found[a:b]) for a, b in zip(starts, [*starts[1:], len(found)], strict=True)]
+
+
+def pieces(documents: Iterable[Record], length: int | None) -> list[Record]:
+    """Each document in pieces of `length` words that name it as their entity; None: whole.
+
+    >>> [(r.id, r.entity, r.answer) for r in pieces([Record("d", "", "", "a b c d")], 2)]
+    [('d.0', 'd', 'a b'), ('d.1', 'd', 'c d')]
+    """
+    rows = []
+    for document in documents:
+        entity = document.entity or document.id
+        if length is None:
+            rows.append(replace(document, entity=entity))
+        else:
+            rows += [
+                replace(document, id=f"{document.id}.{i}", entity=entity, answer=text)
+                for i, text in enumerate(in_words(document.answer, length))
+            ]
+    return rows
+
+
+def nearest_to(questions: Sequence[Record], documents: Sequence[Record]) -> list[Record]:
+    """For each question the document that shares its rarest words (sum of inverse frequencies)."""
+    there = [set(words_of(f"{d.prompt} {d.answer}")) for d in documents]
+    spread = Counter(word for one in there for word in one)
+    weight = {word: math.log(len(there) / count) for word, count in spread.items()}
+    found = []
+    for question in questions:
+        asked = set(words_of(f"{question.prompt} {question.answer}")) & weight.keys()
+        shared = [math.fsum(weight[word] for word in sorted(asked & one)) for one in there]
+        found.append(documents[max(range(len(there)), key=shared.__getitem__)])
+    return found
