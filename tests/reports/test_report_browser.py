@@ -138,5 +138,7 @@ def test_leaderboard_fits_its_window(open_page, leaderboard, width):
     page = open_page(leaderboard, viewport={"width": width, "height": 800}, color_scheme="dark")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.emulate_media(media="print")
+    page.set_viewport_size({"width": 1009, "height": 680})  # A4 across, within its margins
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1009
     assert page.get_by_text("epochs 5").first.is_visible()
