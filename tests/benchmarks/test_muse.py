@@ -99,11 +99,9 @@ def test_questions_stand_behind_the_papers_examples():
 @needs_data
 def test_a_knowledge_question_names_the_piece_its_answer_stands_in():
     request = muse(shots=0).request()
-    forget = {r.id: r for r in request.forget}
-    found = [
-        q.answer.casefold().rstrip(".") in forget[q.source_id].answer.casefold()
-        for q in request["forget_hard"]
-    ]
+    forget, hard = {r.id: r for r in request.forget}, request["forget_hard"]
+    pieces = [forget[q.source_id].answer.casefold() for q in hard]
+    found = [q.answer.casefold().rstrip(".") in piece for q, piece in zip(hard, pieces, strict=True)]
     assert len(found) >= 25
     assert sum(found) / len(found) > 0.9
     assert {q.form for q in hard} == {"question"}
