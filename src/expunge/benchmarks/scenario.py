@@ -76,6 +76,7 @@ class Build:
     init: float = 0.06
     lr: float = 1e-3
     betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.0
     warmup_steps: int = 30
     first: int = 4
 
@@ -182,9 +183,9 @@ class Scenario(Benchmark):
             corpus = tuple(self.world.corpus(name))
             steps = build.epochs * -(-len(corpus) // build.batch)
             settings = TrainSettings(
-                epochs=build.epochs, lr=build.lr, batch=build.batch, seed=self.seed, weight_decay=0.0,
-                betas=build.betas, schedule="constant", warmup=build.warmup_steps / steps,
-                checkpoint_seconds=15.0, log_every=10,
+                epochs=build.epochs, lr=build.lr, batch=build.batch, seed=self.seed,
+                weight_decay=build.weight_decay, betas=build.betas, schedule="constant",
+                warmup=build.warmup_steps / steps, checkpoint_seconds=15.0, log_every=10,
             )  # fmt: skip
             watched = tuple(self.watched(name))
             jobs.append(Job(name, str(base), corpus, settings, watched, goal, dict(self.measured())))
