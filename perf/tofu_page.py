@@ -47,7 +47,7 @@ def section(folder: Path) -> list[str]:
     training = max(walls.get("benchmark: original", 0.0), walls.get("benchmark: oracle", 0.0))
     rest = sum(wall for stage, wall in walls.items() if not stage.startswith("benchmark"))
     lines = [
-        f"## {made.get('split', folder.name)}",
+        f"## {made.get('part', folder.name)}",
         "",
         f"Command: `expunge run recipes/{folder.name}.yaml`. Retain {sizes['retain']} trained,",
         f"{sizes['calibration']} calibration, {sizes['report']} report. Original and oracle were trained",

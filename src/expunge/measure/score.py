@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from expunge.data.batching import Batch, collate, token_batches
+from expunge.data.batching import Batch, collate, collate_shared, shared_length, token_batches
 from expunge.evidence import Evidence, Row
+from expunge.measure.sharing import grouped, sharing
 from expunge.measure.sheet import ANSWERS, REFUSED_ELSEWHERE, Line, Sheet, text_sizes
 from expunge.subjects.subject import Subject
 
@@ -57,7 +58,9 @@ def score_sheet(
     """Ask every line of the sheet once, grouped by length; with `reference`, also KL(reference‖model)."""
     subject.need("logprobs", what="scoring answers")
     empty = [np.empty(0)] * (6 if reference is not None else 5)
-    found = per_token(subject, sheet, lambda batch: _columns(batch, subject, reference), advance=advance)
+    beside = () if reference is None else (reference,)
+    read = lambda batch: _columns(batch, subject, reference)  # noqa: E731
+    found = per_token(subject, sheet, read, beside=beside, advance=advance)
     vocabulary = subject.vocab_size
     rows = [
         _row(sheet, line, columns or empty, vocabulary)
@@ -71,24 +74,34 @@ def per_token(
     sheet: Sheet,
     read: Callable[[Batch], Sequence[np.ndarray]],
     *,
+    beside: Sequence[Subject] = (),
     advance: Callable[[int], Any] | None = None,
 ) -> list[list[np.ndarray]]:
     """For every line the columns that `read` gives of its answer tokens, in order.
 
-    `read(batch)` returns arrays whose first axis are the batch's A answer positions. A line without an answer
-    token has no columns.
+    `read(batch)` returns arrays whose first axis are the batch's A answer positions; it asks `subject` and
+    those `beside`. Answers to the same prompt share a row. A line without an answer token has no columns.
     """
     windows = [w for line in sheet.lines for w in line.windows]
     asked = [i for i, w in enumerate(windows) if w.num_targets]
     found: list[list[np.ndarray]] = [[] for _ in windows]
-    for part in token_batches([len(windows[i].ids) for i in asked], batch_tokens(subject)):
-        batch = collate([windows[asked[j]] for j in part], sheet.encoder.pad_id).to(subject.device)
+    shares = all(map(sharing, (subject, *beside)))
+    groups = grouped([windows[i] for i in asked]) if shares else [[j] for j in range(len(asked))]
+    members = [[windows[asked[j]] for j in group] for group in groups]
+    lengths = [shared_length(group) for group in members]
+    for part in token_batches(lengths, batch_tokens(subject)):
+        rows, order = [members[g] for g in part], [j for g in part for j in groups[g]]
+        if any(len(group) > 1 for group in rows):
+            batch = collate_shared(rows, sheet.encoder.pad_id, next(subject.model.parameters()).dtype)
+        else:
+            batch = collate([group[0] for group in rows], sheet.encoder.pad_id)
+        batch = batch.to(subject.device)
         columns = read(batch)
         bounds = np.concatenate([[0], batch.num_tokens.cpu().numpy().cumsum()])
-        for at, j in enumerate(part):
+        for at, j in enumerate(order):
             found[asked[j]] = [c[bounds[at] : bounds[at + 1]] for c in columns]
         if advance:
-            advance(len(part))
+            advance(len(order))
     lines, at = [], 0
     for line in sheet.lines:
         parts = [columns for columns in found[at : at + len(line.windows)] if columns]

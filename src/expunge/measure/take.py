@@ -21,7 +21,7 @@ from expunge.subjects.subject import Subject
 
 __all__ = ["CODE_VERSION", "EvidencePlan", "take_evidence"]
 
-CODE_VERSION = 1
+CODE_VERSION = 2
 """Rises when the same weights and records would give other evidence."""
 
 

@@ -58,7 +58,10 @@ def forward(
             stop = not full and not _recomputes(model)
             hooks.enter_context(_captured(model, layers, site, result.hidden, stop))
         try:
-            output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+            more = {} if batch.position_ids is None else {"position_ids": batch.position_ids}
+            output = model(
+                input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **more
+            )
         except _Stop:
             return result
         if logits:
