@@ -22,7 +22,7 @@ from expunge.training.workspace import Workspace
     access="weights",
     needs=["retain", "a model from before exposure"],
     cost="full training",
-    scale="single",
+    scale="ddp",
     source="Bourtoule et al. 2019, arXiv 1912.03817",
     verified=["forgetting", "utility", "robustness"],
 )

@@ -24,7 +24,7 @@ from expunge.training.views import View
     access="weights",
     needs=["retain", "reference"],
     cost="(2+K)F+(2+K)B",
-    scale="single",
+    scale="ddp",
     source="Yao, Xu and Liu 2023, arXiv 2310.10683",
     verified=["forgetting", "utility"],
 )

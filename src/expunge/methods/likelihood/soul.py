@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     needs=["retain"],
     cost="2F+2B",
     limits="the ascent has no bound: without a control after it the model dies",
-    scale="single",
+    scale="ddp",
     source="Jia et al. 2024, arXiv 2404.18239",
     verified=["forgetting", "utility"],
 )

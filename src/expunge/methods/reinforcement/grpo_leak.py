@@ -30,7 +30,7 @@ from expunge.training.workspace import Workspace
     access="weights",
     needs=["retain", "reference", "keywords (else the content words of the answers)"],
     cost="10 to 100 times 2F+2B, by the length of the answers",
-    scale="single",
+    scale="ddp",
     source="Zaradoukas et al. 2026, arXiv 2601.20568; Zhang et al. 2025, arXiv 2506.07171",
     verified=["forgetting", "utility"],
 )

@@ -33,7 +33,7 @@ CONTROL = "[grade {level} of {count}] "
     access="weights",
     needs=["retain", "reference", "keywords (else the content words of the answers)"],
     cost="10 to 100 times 2F+2B, by the length of the answers",
-    scale="single",
+    scale="ddp",
     source="Lu et al. 2022, arXiv 2205.13636",
     verified=["forgetting", "utility"],
 )

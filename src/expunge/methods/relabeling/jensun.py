@@ -21,7 +21,7 @@ from expunge.training.views import View
     access="weights",
     needs=["retain", "reference", "refusals"],
     cost="2F+2B",
-    scale="single",
+    scale="ddp",
     source="Singh et al. 2025, arXiv 2509.02820",
     verified=["forgetting", "utility"],
 )

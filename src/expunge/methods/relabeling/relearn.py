@@ -19,7 +19,7 @@ from expunge.training.views import View
     access="weights",
     needs=["retain", "reference"],
     cost="2F+2B",
-    scale="single",
+    scale="ddp",
     source="Xu et al. 2025, arXiv 2502.11190",
     verified=["forgetting", "utility"],
 )

@@ -25,7 +25,7 @@ from expunge.training.views import View
     access="weights",
     needs=["reference"],
     cost="1F+1B",
-    scale="single",
+    scale="ddp",
     source="Dong et al. 2024, arXiv 2402.10052",
     verified=["forgetting"],
 )

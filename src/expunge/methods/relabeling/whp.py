@@ -24,7 +24,7 @@ from expunge.training.workspace import Workspace
     access="weights",
     needs=["reference"],
     cost="1F+1B, and the reinforced model",
-    scale="single",
+    scale="ddp",
     source="Eldan and Russinovich 2023, arXiv 2310.02238",
     verified=["forgetting"],
 )

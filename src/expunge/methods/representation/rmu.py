@@ -62,7 +62,7 @@ class Misdirection(Objective):
     access="weights",
     needs=["retain", "reference"],
     cost="<2F+2B, the forward stops at the layer",
-    scale="single",
+    scale="ddp",
     source="Li et al. 2024, arXiv 2403.03218",
     verified=["forgetting", "utility"],
 )
@@ -91,7 +91,7 @@ class RMU(Misdirection):
     access="weights",
     needs=["retain", "reference"],
     cost="<2F+2B, the forward stops at the layer",
-    scale="single",
+    scale="ddp",
     source="Huu-Tien et al. 2024, arXiv 2408.06223",
     verified=["forgetting", "utility"],
 )

@@ -28,7 +28,7 @@ from expunge.training.workspace import Workspace
     access="weights",
     needs=["retain", "reference"],
     cost="<2F+2B, the forward stops at the last layer read",
-    scale="single",
+    scale="ddp",
     source="Zou et al. 2024, arXiv 2406.04313",
     verified=["forgetting", "utility"],
 )

@@ -33,7 +33,7 @@ MLP = r"mlp|feed_forward|moe"
     access="weights",
     needs=["retain", "reference"],
     cost="<2F+2B, one pass over forget before",
-    scale="single",
+    scale="ddp",
     source="Sondej and Yang 2025, arXiv 2509.11816",
     verified=["forgetting", "utility"],
 )

@@ -29,7 +29,7 @@ from expunge.training.workspace import Workspace
     access="weights",
     needs=["retain", "refusals"],
     cost="5 to 17 times 2F+2B, by `steps`",
-    scale="single",
+    scale="ddp",
     source="Sheshadri et al. 2024, arXiv 2407.15549",
     verified=["forgetting", "utility"],
 )

@@ -30,7 +30,7 @@ GATES = ("gate_proj", "w1", "c_fc", "fc1", "dense_h_to_4h", "up_proj")
     access="weights",
     needs=["retain"],
     cost="2F+3B, three times the selected weights",
-    scale="single",
+    scale="ddp",
     source="Sondej et al. 2025, arXiv 2506.12484",
     verified=["forgetting", "utility"],
 )

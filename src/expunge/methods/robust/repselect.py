@@ -32,7 +32,7 @@ from expunge.training.views import View
     access="weights",
     needs=["retain, for the budget"],
     cost="per round: a LoRA epoch, 1F+1B over forget, one SVD per matrix",
-    scale="single",
+    scale="ddp",
     source="Sondej et al. 2026, arXiv 2606.17168",
     verified=["forgetting", "utility"],
 )

@@ -21,7 +21,7 @@ from expunge.training.workspace import Workspace
     needs=[],
     cost="1F+1B on forget",
     limits="coarse: utility falls fast with its strength",
-    scale="single",
+    scale="ddp",
     source="Ilharco et al. 2022, arXiv 2212.04089",
     verified=["forgetting", "utility"],
 )
