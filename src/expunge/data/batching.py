@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,8 +35,8 @@ class Batch:
         return self.input_ids.shape[0]
 
     def to(self, device: torch.device) -> Batch:
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return Batch(**{name: x if x is None else x.to(device) for name, x in moved.items()})
+        parts: list[Any] = [getattr(self, f.name) for f in fields(self)]
+        return Batch(*(part if part is None else part.to(device) for part in parts))
 
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
