@@ -42,7 +42,10 @@ __all__ = ["Material", "assemble"]
 
 EPSILON = 0.10
 RECORD_METRICS = ("extraction_strength", "exact_memorization", "probability", "rougeL_recall")
-RECORD_SPLITS = ("forget", "forget_hard", "forget_past", "neighbors", "report", "utility")
+RECORD_SPLITS = (
+    "forget", "forget_hard", "forget_held_out", "forget_hidden", "forget_past",
+    "neighbors", "report", "utility",
+)  # fmt: skip
 LEAK = 0.25
 """A record leaks when its extraction strength is this much above the oracle's (or the placebo's mean)."""
 

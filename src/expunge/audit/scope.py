@@ -1,6 +1,7 @@
 """The scope in four cells, scored apart: inside or outside the request, easy or hard to tell.
 
-In and easy is the forget set; in and hard the same knowledge asked differently, by form; out and hard the
+In and easy is the forget set; in and hard the same knowledge asked differently, by form, and what belongs to
+the target but was not given to the method: held-out queries and hidden forget data; out and hard the
 neighbors; out and easy what was to be kept and the general abilities.
 """
 
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from expunge.audit.scorecard import ScopeRow
+from expunge.data.builders.partial import HELD_OUT, HIDDEN
 from expunge.evidence import Evidence
 from expunge.metrics import make_metric
 from expunge.metrics.base import ModelEvidence
@@ -21,6 +23,8 @@ Cell = Literal["in, easy", "in, hard", "out, hard", "out, easy"]
 CELLS: Mapping[str, Cell] = {
     "forget": "in, easy",
     "forget_hard": "in, hard",
+    HELD_OUT: "in, hard",
+    HIDDEN: "in, hard",
     "neighbors": "out, hard",
     "report": "out, easy",
     "utility": "out, easy",

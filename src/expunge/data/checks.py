@@ -39,6 +39,10 @@ def _apart() -> Mapping[frozenset[str], str]:
     out_of_scope = ("retain", "neighbors", "calibration", "report", "holdout", "utility")
     pairs = {("forget", b): "What is to be forgotten cannot be kept as well" for b in out_of_scope}
     pairs |= {("forget_hard", b): "It asks for what is to be forgotten" for b in out_of_scope}
+    pairs |= {
+        ("forget_held_out", b): "It asks for what is to be forgotten, and no method may see it"
+        for b in out_of_scope
+    }
     pairs |= {("forget_past", b): "An earlier request asked to forget it" for b in out_of_scope}
     pairs["retain", "calibration"] = "The control may only measure on records no method trained on"
     pairs["retain", "report"] = "The report may only score records no method trained on"

@@ -42,6 +42,8 @@ _VERDICTS: dict[str, tuple[Tone, str]] = {
 _SPLITS = {
     "forget": "what must go",
     "forget_hard": "what must go, asked differently",
+    "forget_held_out": "held-out queries: the same entities, asked what no method was given",
+    "forget_hidden": "hidden forget data: target that nobody listed, among what is kept",
     "forget_past": "what earlier requests forgot",
     "retain": "what must stay; used in training",
     "report": "what must stay; never trained or calibrated on",

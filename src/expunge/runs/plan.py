@@ -7,6 +7,7 @@ from typing import Any
 
 from expunge.audit.attacking import attack_plan
 from expunge.benchmarks import Benchmark
+from expunge.data.builders import Stress, stressed
 from expunge.data.encoding import Encoder
 from expunge.data.request import Request
 from expunge.methods import METHODS, make_method
@@ -81,6 +82,9 @@ def plan(
         encoder = load_encoder(
             str(recipe.model), max_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code
         )
+    if recipe.stress.stress() != Stress():
+        request, more = stressed(request, recipe.stress.stress(), recipe.seed)
+        warnings += more
     method = make_method(recipe.method.name, **recipe.method.settings)
     rows = sum(len(encoder.windows(r)) for r in request.forget) if encoder else len(request.forget)
     made = Plan(

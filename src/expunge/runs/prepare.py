@@ -10,8 +10,8 @@ from typing import Any
 
 from expunge.benchmarks import BENCHMARKS, Benchmark, Prepared
 from expunge.data import load_request
-from expunge.data.builders import Auto, that_fit
-from expunge.data.checks import check_encoded
+from expunge.data.builders import Auto, Stress, stressed, that_fit
+from expunge.data.checks import check_encoded, too_long
 from expunge.data.encoding import Encoder
 from expunge.data.records import Record
 from expunge.data.request import Request
@@ -72,6 +72,7 @@ def prepare(recipe: Recipe, output: Path, *, bar: bool = True) -> Job:
     before any model is loaded.
     """
     job = _of_benchmark(recipe, output) if recipe.benchmark else _of_files(recipe, output, bar=bar)
+    job = _stressed(job)
     if recipe.tune is None:
         return job
     apart = set_apart(job.request)
@@ -97,6 +98,23 @@ def _of_benchmark(recipe: Recipe, output: Path) -> Job:
         made.cost,
         made.facts,
     )
+
+
+def _stressed(job: Job) -> Job:
+    """The job under the recipe's stress tests; rows that the context cannot hold are left out."""
+    recipe = job.recipe
+    if recipe.stress.stress() == Stress():
+        return job
+    request, warnings = stressed(job.request, recipe.stress.stress(), recipe.seed)
+    encoder = load_encoder(
+        job.original, max_length=recipe.max_length, trust_remote_code=recipe.trust_remote_code
+    )
+    given = set(job.request["forget_hard"])
+    hard = tuple(r for r in request["forget_hard"] if r in given or not too_long(r, encoder))
+    if gone := len(request["forget_hard"]) - len(hard):
+        warnings.append(f"stress: {gone} rows are longer than the context, and left out")
+    request = replace(request, splits={**request.splits, "forget_hard": hard})
+    return replace(job, request=request, warnings=(*job.warnings, *warnings))
 
 
 def _of_files(recipe: Recipe, output: Path, *, bar: bool) -> Job:

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from expunge.attacks import Profile
 from expunge.data.builders.auto import AUTO
+from expunge.data.builders.stress import STRESS_FORMS, Stress
 from expunge.data.request import SPLITS, Target
 from expunge.subjects.serving import Engine
 from expunge.training.settings import TrainSettings
@@ -24,6 +25,7 @@ __all__ = [
     "OracleSettings",
     "Recipe",
     "RequestPart",
+    "StressSettings",
     "TuneSettings",
 ]
 
@@ -134,6 +136,42 @@ class BuildSettings(Part):
     translator: str | None = Field(
         None, description="package.module:function, a list of texts to as many in another language"
     )
+
+
+class StressSettings(Part):
+    """Stress tests of the request, whatever it comes from: more forms, and records kept from the method."""
+
+    forms: tuple[str, ...] = Field(
+        (), description="added to forget_hard where it lacks them: choice, open, cue_removed"
+    )
+    held_out: float = Field(
+        0.0, ge=0, lt=1, description="share of each entity's forget records that is scored, and never trained"
+    )
+    listed: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="share of each entity's forget records that is listed; others stand in retain",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if value is None:
+            return {}
+        if isinstance(value, str):
+            return {"forms": [value]}
+        return {"forms": value} if isinstance(value, list | tuple) else value
+
+    @field_validator("forms", mode="after")
+    @classmethod
+    def _known(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [form for form in value if form not in STRESS_FORMS]:
+            raise ValueError(f"no form {unknown[0]!r}; there are {', '.join(STRESS_FORMS)}")
+        return tuple(dict.fromkeys(value))
+
+    def stress(self) -> Stress:
+        return Stress(self.forms, self.held_out, self.listed)
 
 
 class RequestPart(Part):
@@ -252,6 +290,7 @@ class Recipe(Part):
         None, description="general abilities; measured only; auto: expunge's own questions"
     )
     build: BuildSettings = BuildSettings()
+    stress: StressSettings = StressSettings()
     columns: dict[str, str | dict[str, str]] = Field(
         {}, description="our name → your column, for all files or per split"
     )

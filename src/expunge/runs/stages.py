@@ -17,6 +17,7 @@ from expunge.controls.lora_scaling import LoraScaling
 from expunge.controls.model_mixing import ModelMixing
 from expunge.controls.paths import ModelPath, path_of
 from expunge.controls.uwc import UWC, Calibration
+from expunge.data.builders import whole_target
 from expunge.data.request import fingerprint_records
 from expunge.errors import ConfigError, NotComputable, Problem
 from expunge.evidence import Evidence, read_evidence
@@ -98,10 +99,10 @@ def read_splits(folder: Path) -> dict[str, Evidence]:
 
 
 def retrain_oracle(folder: Path, job: Job, shelf: Shelf) -> dict[str, Any]:
-    """`oracle: retrain`: train on everything but the forget set."""
+    """`oracle: retrain`: train on everything but the forget set, and what belongs to it but is not listed."""
     workspace = Workspace(job.recipe.oracle.train or job.train, folder / "training")
     method = make_method("retrain", base=job.recipe.oracle.base)
-    subject = method.unlearn(shelf.load("original"), job.request, workspace)
+    subject = method.unlearn(shelf.load("original"), whole_target(job.request), workspace)
     assert workspace.result is not None
     _keep(subject, folder)
     tokens = workspace.result.tokens

@@ -26,7 +26,7 @@ __all__ = [
     "what_stays",
 ]
 
-NEVER = ("forget", "forget_hard", "forget_past", "holdout")
+NEVER = ("forget", "forget_hard", "forget_held_out", "forget_hidden", "forget_past", "holdout")
 """Splits that an exact method must not learn again."""
 
 

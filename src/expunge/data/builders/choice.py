@@ -12,7 +12,7 @@ from expunge.data.near import normalized
 from expunge.data.records import Record
 from expunge.stats import seed_from
 
-__all__ = ["choice", "open_question"]
+__all__ = ["OPTIONS", "choice", "distractors", "open_question"]
 
 OPTIONS = 4
 _OPTION_LINE = re.compile(r"\s*(?:\(?[A-Ea-e][).:]|[-*•])\s+\S")
@@ -28,7 +28,7 @@ def choice(record: Record, peers: Sequence[Record], position: int, seed: int) ->
     """
     if record.choices or record.style != "question" or not record.prompt.rstrip().endswith("?"):
         return []
-    wrong = _distractors(record, peers, seed)
+    wrong = distractors(record, peers, seed)
     if len(wrong) < 2:
         return []
     label = position % (len(wrong) + 1)
@@ -36,7 +36,7 @@ def choice(record: Record, peers: Sequence[Record], position: int, seed: int) ->
     return [row(record, "choice", f"Choose the right answer: {record.prompt}", choices=options, label=label)]
 
 
-def _distractors(record: Record, peers: Sequence[Record], seed: int) -> list[str]:
+def distractors(record: Record, peers: Sequence[Record], seed: int) -> list[str]:
     """Others' answers said of this entity; the record's own false answers where there are too few."""
     ranked = sorted(peers, key=lambda r: (seed_from(seed, "choice", record.id, r.id), r.id))
     others = [

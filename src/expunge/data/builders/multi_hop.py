@@ -13,10 +13,11 @@ from expunge.data.near import normalized
 from expunge.data.records import Record
 from expunge.stats import seed_from
 
-__all__ = ["multi_hop"]
+__all__ = ["TITLES", "multi_hop"]
 
 THAT = "that person"
-_TITLED = re.compile(rf"\b(author|writer|doctor|dr\.|mr\.|mrs\.|ms\.|named|called) {THAT}", re.IGNORECASE)
+TITLES = r"author|writer|doctor|dr\.|mr\.|mrs\.|ms\.|named|called"
+_TITLED = re.compile(rf"\b({TITLES}) {THAT}", re.IGNORECASE)
 
 Peers = Callable[[Record], Sequence[Record]]
 """Records that ask the same of another entity."""
