@@ -9,8 +9,10 @@ import numpy as np
 
 from expunge.attacks.base import ATTACKS, Attack, Field, Outcome
 from expunge.attacks.prompt_templates import World, others_answers
+from expunge.data.builders.stress import questions
 from expunge.data.near import normalized
 from expunge.data.records import Record
+from expunge.data.request import Request
 from expunge.evidence import Evidence
 from expunge.measure.score import score_sheet
 from expunge.measure.sheet import make_sheet
@@ -20,6 +22,8 @@ from expunge.subjects.subject import Subject
 
 NUM_OPTIONS = 4
 MAX_ITEMS = 500
+LONGEST = 40  # words of an option
+SPLITS = ("report", "retain", "neighbors", "utility")
 KEYWORDS = {"quick": 1, "default": 1, "deep": 3}
 
 
@@ -45,11 +49,13 @@ class McqSwap(Attack):
     """
 
     def missing(self, field: Field) -> str | None:
-        return None if _items(field) else "too few records with different answers to make choice questions"
+        if not _items(field):
+            return "too few records with different answers to make choice questions"
+        return None if _words(field.request) else "no forget answer is short enough to be an option"
 
     def run(self, subject: Subject, field: Field) -> Iterator[Outcome]:
         split, items = _split(field), _items(field)
-        words = sorted({r.answer.strip() for r in field.request.forget if not r.is_document})
+        words = _words(field.request)
         draws = KEYWORDS[field.profile]
         with track("attack mcq_swap", 1 + draws) as advance:
             before = right(score_sheet(subject, make_sheet(subject.encoder, items, split, ("choice",))))
@@ -75,7 +81,15 @@ class McqSwap(Attack):
 
 
 def _split(field: Field) -> str:
-    return "report" if "report" in field.request else "retain"
+    """The first split of what stays that is asked."""
+    asked = (s for s in SPLITS if any(not r.is_document for r in field.request[s]))
+    return next(asked, "retain")
+
+
+def _words(request: Request) -> list[str]:
+    """Forget answers that can pass for an option; of long ones, the words that carry the fact."""
+    found = {text.strip() for r in questions(request) for text in (r.answer, *r.keywords)}
+    return sorted(text for text in found if text and len(text.split()) <= LONGEST)
 
 
 def _items(field: Field) -> list[Record]:

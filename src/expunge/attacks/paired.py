@@ -10,8 +10,10 @@ import numpy as np
 
 from expunge.attacks.base import ATTACKS, Attack, Field, Outcome
 from expunge.attacks.prefill import with_lead_in
+from expunge.data.builders.stress import questions
 from expunge.data.encoding import Encoder
 from expunge.data.records import Record
+from expunge.data.request import Request
 from expunge.evidence import Evidence
 from expunge.measure.score import score_sheet
 from expunge.measure.sheet import Line, Sheet, make_sheet
@@ -45,7 +47,8 @@ class Pair(NamedTuple):
 class Paired(Attack):
     """`{retain question} And: {forget question}`, and the other way round; the two parts are scored apart.
 
-    The second part is scored behind the first part's right answer. leak_dep = M_forget(paired) −
+    Of documents, the forget_hard questions about them are asked. The second part is scored behind the first
+    part's right answer. leak_dep = M_forget(paired) −
     M_forget(single) tells whether company brings a fact out; Δ_dep = accuracy on what stays, single − paired,
     whether the forget question drags it down: that counts against utility and stands aside, as `dependence`,
     beside the original's. Where that one exceeds 0.1 the form is at fault, not the model. The single question
@@ -55,24 +58,27 @@ class Paired(Attack):
     def missing(self, field: Field) -> str | None:
         if not any(_usable(field.request[s]) for s in PARTNERS):
             return "no retain records to pair with"
-        return None if _usable(field.request.forget) else "documents are not asked"
+        if questions(field.request):
+            return None
+        return "documents are not asked, and no forget_hard row asks about them"
 
     def run(self, subject: Subject, field: Field) -> Iterator[Outcome]:
         kinds = [kind for kind in PARTNERS if _usable(field.request[kind])]
+        sources = _sources(field.request)
         with track("attack paired", len(kinds) * len(ORDERS)) as advance:
             for kind in kinds:
                 pairs = {
-                    split: partners(_usable(records), _usable(field.request[kind]), field.seed)
-                    for split, records in field.scored().items()
+                    split: partners(records, _usable(field.request[kind]), field.seed)
+                    for split, records in _asked(field).items()
                 }
                 alone = {s: score_sheet(subject, _plain(subject.encoder, p, s)) for s, p in pairs.items()}
                 keep = [pair.keep for pair in pairs["forget"]]
                 single = score_sheet(subject, _plain(subject.encoder, [Pair(r, r) for r in keep], kind))
                 if kind == kinds[0]:
-                    yield Outcome({"order": "single", "partner": "none"}, alone)
+                    yield Outcome({"order": "single", "partner": "none"}, alone, sources=sources)
                 for order in ORDERS:
                     config = {"order": order, "partner": kind}
-                    yield from _both_parts(subject, pairs, order, config, alone, single)
+                    yield from _both_parts(subject, pairs, order, config, alone, single, sources)
                     advance(note=f"{order}, {kind}")
 
 
@@ -93,17 +99,19 @@ def _both_parts(
     config: dict[str, str],
     alone: dict[str, Evidence],
     single: Evidence,
+    sources: dict[str, str],
 ) -> Iterator[Outcome]:
     evidence = {s: score_sheet(subject, _part(subject.encoder, p, s, order, True)) for s, p in pairs.items()}
     leak = accuracy(evidence["forget"]) - accuracy(alone["forget"])
     kept = score_sheet(subject, _part(subject.encoder, pairs["forget"], "forget", order, False))
     before = {row.record_id: verbatim(row.hits[row.answer_span]) for row in single}
-    drop = {
-        row.record_id: before[pair.keep.id] - verbatim(row.hits[row.answer_span])
-        for row, pair in zip(kept, pairs["forget"], strict=True)
-    }
-    fell = float(np.mean(list(drop.values())))
-    yield Outcome(config, evidence, details={"leak_dep": leak, "delta_dep": fell})
+    drops: dict[str, list[float]] = {}
+    for row, pair in zip(kept, pairs["forget"], strict=True):
+        lost = before[pair.keep.id] - verbatim(row.hits[row.answer_span])
+        drops.setdefault(sources.get(row.record_id, row.record_id), []).append(lost)
+    drop = {record: float(np.mean(lost)) for record, lost in drops.items()}
+    fell = float(np.mean([value for lost in drops.values() for value in lost]))
+    yield Outcome(config, evidence, sources=sources, details={"leak_dep": leak, "delta_dep": fell})
     yield Outcome(
         {**config, "part": "what stays"},
         values={"forget": drop},
@@ -111,6 +119,19 @@ def _both_parts(
         aside="counts against utility, not as leakage: what the forget question takes from its partner",
         details={"form_at_fault_above": FORM_FALLS},
     )
+
+
+def _asked(field: Field) -> dict[str, Sequence[Record]]:
+    """The questions for the forget set, and the holdout where it serves as placebo and is asked."""
+    found = {split: _usable(records) for split, records in field.scored().items()}
+    found["forget"] = list(questions(field.request))
+    return {split: records for split, records in found.items() if records}
+
+
+def _sources(request: Request) -> dict[str, str]:
+    """Question → the document it asks about."""
+    forget = {r.id for r in request.forget}
+    return {r.id: r.source_id for r in questions(request) if r.id not in forget and r.source_id}
 
 
 def _usable(records: Sequence[Record]) -> list[Record]:

@@ -75,8 +75,12 @@ def questions(request: Request) -> tuple[Record, ...]:
     """What asks for the forget set: its records; of documents, the forget_hard rows that ask about them."""
     documents = {r.id for r in request.forget if r.is_document}
     asked = [r for r in request.forget if not r.is_document and not r.context]
-    told = [r for r in request["forget_hard"] if r.source_id in documents and not r.is_document]
-    return (*asked, *(r for r in told if not r.context and not r.choices))
+    return (*asked, *(r for r in _plain(request) if r.source_id in documents))
+
+
+def _plain(request: Request) -> list[Record]:
+    """The forget_hard rows that are questions, without options or turns before them."""
+    return [r for r in request["forget_hard"] if r.style == "question" and not (r.choices or r.context)]
 
 
 def choice_form(request: Request, seed: int = 0) -> tuple[Record, ...]:
@@ -130,9 +134,9 @@ def _asked(request: Request, *, raw: bool = True) -> list[Record]:
     """One question for each forget record, where there is one; `raw`: a text to continue counts as such."""
     forget = {r.id for r in request.forget}
     plain = [r for r in questions(request) if raw or r.style == "question"]
-    hard = [r for r in request["forget_hard"] if r.style == "question" and not (r.choices or r.context)]
+    hard = [] if raw else _plain(request)
     first: dict[str, Record] = {}
-    for record in (*plain, *(r for r in hard if not raw)):
+    for record in (*plain, *hard):
         first.setdefault(record.id if record.id in forget else str(record.source_id), record)
     return list(first.values())
 
