@@ -7,7 +7,7 @@ one to the other is what padding costs; `expunge` is the package. All start from
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from time import process_time
 from typing import Any
 
@@ -29,7 +29,7 @@ from expunge.training.unlearn import UnlearnTask
 from perf import textbook
 from perf.world import make_reciter, make_records, make_subject
 
-__all__ = ["Aside", "Contest", "contests", "generation", "teacher_forced", "training"]
+__all__ = ["Aside", "Contest", "contests", "false_answers", "generation", "teacher_forced", "training"]
 
 Piece = Callable[[], Any]
 Build = Callable[[], Subject]
@@ -65,6 +65,7 @@ def contests(records: int, batch: int) -> list[Callable[[], Contest]]:
         lambda: training("GradDiff step", 0.80, GradientDifference(), records, batch),
         lambda: training("RMU step at layer 2 of 8", 0.40, RMU(layer=2), records, batch),
         lambda: teacher_forced(records),
+        lambda: false_answers(records),
         lambda: generation(records),
     ]
 
@@ -178,6 +179,42 @@ def teacher_forced(records: int, build: Build = make_subject) -> Contest:
             "grouped": textbook_suite(_by_length(rows)),
             "expunge": [expunge],
         },
+    )  # fmt: skip
+
+
+NUM_FALSE = 5
+
+
+def false_answers(records: int, build: Build = make_subject) -> Contest:
+    """Each question with its answer, a paraphrase and five false ones, as the truth ratio needs them."""
+    subject = build()
+    told = make_records(records * (NUM_FALSE + 2), "forget")
+    asked = [
+        replace(
+            gold,
+            paraphrased_answers=(told[records + i].answer,),
+            perturbed_answers=tuple(told[(2 + j) * records + i].answer for j in range(NUM_FALSE)),
+        )
+        for i, gold in enumerate(told[:records])
+    ]
+    sheet = make_sheet(subject.encoder, asked, "forget", ("gold", "paraphrased_answer", "perturbed"))
+    rows = [line.windows[0] for line in sheet.lines]
+
+    def expunge() -> list[float]:
+        return [-float(row.logprobs.sum()) for row in score_sheet(subject, sheet).rows]
+
+    def plain(order: Sequence[int]) -> list[Piece]:
+        def losses(part: Sequence[int]) -> list[float]:
+            with torch.no_grad():
+                found, _ = textbook.row_losses(subject.model, textbook.pad([rows[i] for i in part]))
+            return found.tolist()
+
+        return [lambda p=part: losses(p) for part in _chunks(order, EVAL_BATCH)]
+
+    return Contest(
+        "false answers to one prompt", 0.75,
+        f"{len(rows)} answers to {records} questions; the textbook's losses alone, in batches of {EVAL_BATCH}",
+        {"textbook": plain(range(len(rows))), "grouped": plain(_by_length(rows)), "expunge": [expunge]},
     )  # fmt: skip
 
 

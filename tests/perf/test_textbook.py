@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytest
-from perf.contests import Aside, Contest, generation, teacher_forced, training
+from perf.contests import Aside, Contest, false_answers, generation, teacher_forced, training
 from perf.world import make_reciter, make_records, make_subject
 
 from expunge.measure.score import score_sheet
@@ -34,6 +34,14 @@ def test_every_metric_of_the_suite_has_the_textbook_value():
         values = piece()
         ours = list(found[name].values())
         assert ours == pytest.approx(values[: len(ours)], rel=1e-4, abs=1e-5), name
+
+
+def test_every_false_answer_has_the_textbook_loss():
+    ways = false_answers(4, build=small).ways
+    plain = [value for piece in ways["textbook"] for value in piece()]
+    (ours,) = (piece() for piece in ways["expunge"])
+    assert len(ours) == 4 * 7
+    assert ours == pytest.approx(plain, rel=1e-5)
 
 
 def test_extraction_strength_of_the_textbook_sees_a_memorized_answer():

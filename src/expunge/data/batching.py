@@ -35,8 +35,9 @@ class Batch:
         return self.input_ids.shape[0]
 
     def to(self, device: torch.device) -> Batch:
-        parts: list[Any] = [getattr(self, f.name) for f in fields(self)]
-        return Batch(*(part if part is None else part.to(device) for part in parts))
+        parts = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {n: part if part is None else part.to(device) for n, part in parts.items()}
+        return Batch(**moved)
 
 
 def collate(rows: Sequence[Encoded], pad_id: int) -> Batch:
