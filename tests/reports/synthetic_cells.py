@@ -18,6 +18,7 @@ from expunge.reports.leaderboard_schema import (
 METHODS = ("ga", "graddiff", "ga_kl", "idk", "npo", "rmu")
 TAUS = (0.95, 0.9, 0.6)
 SEEDS = (0, 1, 2)
+METRIC = "extraction_strength"
 RETAIN, FORGET = 0.80, 0.90  # of the original
 
 # method → retain and forget before control, forget under each of TAUS
@@ -47,9 +48,10 @@ def measured(value: float | None, width: float = 0.05, **more) -> Measured:
 def scores(retain: float, forget: float, paraphrased: bool = True, kind: type[Scores] = Scores, **more):
     share = 0.6 if paraphrased else None
     return kind(
-        retain=measured(retain, split="report"), forget=measured(forget, split="forget"),
-        retain_paraphrased=measured(share and retain * share),
-        forget_paraphrased=measured(share and forget * share),
+        retain=measured(retain, metric=METRIC, split="report"),
+        forget=measured(forget, metric=METRIC, split="forget"),
+        retain_paraphrased=measured(share and retain * share, metric=f"{METRIC}_paraphrase"),
+        forget_paraphrased=measured(share and forget * share, metric=f"{METRIC}_paraphrase"),
         facets={
             name: measured(forget if name != "utility" else retain, metric=metric, split=split, better=better)
             for name, (metric, split, better) in _FACETS.items()

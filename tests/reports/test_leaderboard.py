@@ -123,6 +123,8 @@ def test_paired_difference_by_hand():
     assert (found.mean, found.low) == (pytest.approx(0.1), pytest.approx(0.1 - half, abs=1e-6))
     assert found.sign == 1
     assert difference(a, {7: Measured(value=0.1)}) is None
+    shifted = {seed: Measured(value=m.value - 0.01) for seed, m in a.items()}
+    assert difference(a, shifted).sign == 1
 
 
 def test_without_spread_the_intervals_over_entities_decide():
@@ -188,6 +190,7 @@ def test_page_holds_nothing_from_elsewhere_and_no_path(full):
 
 def test_markdown_has_the_numbers_of_the_table(tmp_path):
     text = write_page(forgetting("npo", [0.10, 0.12, 0.14]), tmp_path)["leaderboard.md"].read_text("utf-8")
+    assert "exact prompts: extraction strength; paraphrased prompts: extraction strength paraphrase" in text
     (line,) = [row for row in text.splitlines() if row.startswith("| **npo** | τ = 0.9 | 0.400 ± 0.000 |")]
     assert "| 0.120 ± 0.020 |" in line
     assert line.endswith("| 3 of 3 |")

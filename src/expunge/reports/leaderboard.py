@@ -27,6 +27,7 @@ from expunge.reports.leaderboard_words import (
     facet_metrics,
     head,
     ranked_scores,
+    score_metrics,
     turn_text,
     without_paths,
 )
@@ -112,6 +113,7 @@ def _views(found: Sequence[Board], looks: Mapping[str, charts.Style]) -> list[di
                 "alpha_left_out": left <= 0,
                 "orders": [_order(board, score) for score in ranked_scores(board)],
                 "facets": facet_metrics(board),
+                "metrics": score_metrics(board),
             }
         )
     return views

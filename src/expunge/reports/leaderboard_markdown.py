@@ -16,6 +16,7 @@ from expunge.reports.leaderboard_words import (
     counted,
     facet_metrics,
     ranked_scores,
+    score_metrics,
     turn_text,
     without_paths,
 )
@@ -39,11 +40,17 @@ def render_markdown(found: Sequence[Board], top: Mapping[str, Any]) -> str:
         f"{counts['apart']} listed apart. Bars τ: {', '.join(f'{t:g}' for t in top['taus'])}; "
         f"bar metric: {escape(', '.join(top['metrics']) or 'none')}; "
         f"audit: {escape(', '.join(top['profiles']) or 'none')}. "
-        "Scores are extraction strength, mean ± standard deviation over seeds; of one seed with the 95 % "
+        "Scores are means ± standard deviation over seeds; of one seed with the 95 % "
         "interval over entities. Worst attack is the recovery: 0 is the oracle, 1 the original.",
     ]
     for board in found:
-        parts += [f"## {escape(board.name)}", board_table(board), _unfinished(board), _facets(board)]
+        parts += [
+            f"## {escape(board.name)}",
+            escape(score_metrics(board)),
+            board_table(board),
+            _unfinished(board),
+            _facets(board),
+        ]
         for score in ranked_scores(board):
             parts += [f"### Order on {SCORE_WORDS[score]}", _order(board, score), _turns(board, score)]
         if board.apart:

@@ -41,14 +41,15 @@ def difference(a: Mapping[int, Measured], b: Mapping[int, Measured]) -> Differen
     (0.1, 0.075, 1)
     """
     seeds = sorted(a.keys() & b.keys())
-    each = [_value(a[seed]) - _value(b[seed]) for seed in seeds]
+    sides = [[_value(side[seed]) for seed in seeds] for side in (a, b)]
+    each = [x - y for x, y in zip(*sides, strict=True)]
     if not each or not all(map(math.isfinite, each)):
         return None
     mean, n = statistics.fmean(each), len(each)
-    if n > 1 and (sd := statistics.stdev(each)) > 1e-12:
+    if n > 1 and any(max(side) > min(side) for side in sides):
         from scipy.special import stdtrit  # heavy: not before it is needed
 
-        half = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
+        half = float(stdtrit(n - 1, 0.975)) * statistics.stdev(each) / math.sqrt(n)
         return Difference(mean, mean - half, mean + half, n)
     first, second = a[seeds[0]], b[seeds[0]]
     ends = (first.low, first.high, second.low, second.high)

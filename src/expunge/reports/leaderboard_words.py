@@ -14,7 +14,8 @@ from expunge.reports.leaderboard_rows import Board
 from expunge.reports.leaderboard_schema import Asked, Cell
 
 __all__ = [
-    "DISCIPLINE", "RULES", "SCORE_WORDS", "counted", "facet_metrics", "head", "ranked_scores", "turn_text",
+    "DISCIPLINE", "RULES", "SCORE_WORDS", "counted", "facet_metrics", "head", "ranked_scores", "score_metrics",
+    "turn_text",
     "without_paths",
 ]  # fmt: skip
 
@@ -85,6 +86,17 @@ def ranked_scores(board: Board) -> list[str]:
         score for score in ("forget", "forget_paraphrased")
         if any(entry.measured(tau, score) for entry in board.entries for tau in board.taus)
     ]  # fmt: skip
+
+
+def score_metrics(board: Board) -> str:
+    """By which metrics the exact and the paraphrased columns are scored."""
+    rows = [r for r in (board.original, board.oracle) if r] + [entry.uncontrolled for entry in board.entries]
+    named = {
+        text: metric
+        for score, text in SCORE_WORDS.items()
+        if (metric := next((r.scores[score].metric for r in rows if r.scores[score].metric), ""))
+    }
+    return "; ".join(f"{text}: {words.plain(metric)}" for text, metric in named.items())
 
 
 def facet_metrics(board: Board) -> dict[str, str]:
