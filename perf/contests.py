@@ -213,7 +213,7 @@ def false_answers(records: int, build: Build = make_subject) -> Contest:
 
     return Contest(
         "false answers to one prompt", 0.75,
-        f"{len(rows)} answers to {records} questions; the textbook's losses alone, in batches of {EVAL_BATCH}",
+        f"{len(rows)} answers to {records} questions, textbook's losses alone in batches of {EVAL_BATCH}",
         {"textbook": plain(range(len(rows))), "grouped": plain(_by_length(rows)), "expunge": [expunge]},
     )  # fmt: skip
 
