@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "all_reduce_", "alone", "barrier", "broadcast", "first_to_fail", "gather", "is_first", "join", "launched",
-    "leave", "on_first", "one_process_only", "rank", "shard", "total", "world",
+    "leave", "mine", "on_first", "one_process_only", "rank", "shard", "total", "turns", "world",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -123,6 +123,21 @@ def one_process_only(what: str, fix: str = "Start it without torchrun") -> None:
 def shard(items: Sequence[T]) -> Sequence[T]:
     """This rank's share: every world-th item, from its own number on. The shares of all are all items."""
     return items[rank() :: world()]
+
+
+def turns(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Groups of as many items as there are ranks; the last may have fewer. See `mine`."""
+    size = world()
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def mine(turn: Sequence[T]) -> T:
+    """This rank's item of a turn; one rank too many does the first one again.
+
+    So all ranks have as many turns: a forward pass of divided weights is a joint act.
+    """
+    return turn[rank()] if rank() < len(turn) else turn[0]
 
 
 def gather(value: T) -> list[T]:

@@ -7,12 +7,14 @@ import json
 import os
 import signal
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from expunge import ranks
+from expunge.measure import EvidencePlan, score, take_evidence
 from expunge.methods import METHODS, Objective, make_method
 from expunge.subjects import fingerprint
 from expunge.testing import tiny_request, tiny_subject
@@ -22,9 +24,9 @@ from expunge.training.hooks import TrainingControl
 from expunge.training.loop import Loop
 from expunge.training.transforms import make_transform
 from expunge.training.unlearn import UnlearnTask
+from tiny_models import make_subject, some_records
 
 torch.set_num_threads(1)
-ALONE = {"npo", "rmu"}
 
 
 def settings(**more):
@@ -144,10 +146,45 @@ def tuned():
     return both(work)
 
 
+def evidence(folder):
+    """Evidence of fixed weights with generated texts, KL to a reference and an annotator's columns."""
+    subject, reference = make_subject(), make_subject(seed=1)
+    splits = {"forget": some_records(9), "retain": some_records(4, entity="town")}
+    score.batch_tokens = lambda subject: 200  # several batches
+    plan = EvidencePlan(max_new_tokens=12, annotators=["short_answers"])
+
+    def take(to=None):
+        return take_evidence(subject, splits, to, plan=plan, reference=reference)
+
+    one, together = both(take)
+    take(folder)
+    files = sorted(p.name for p in folder.iterdir()) if ranks.is_first() else []
+    kept = take(folder)
+    return {
+        "rows": sum(map(len, one.values())),
+        "texts": len({r.generated for e in one.values() for r in e if r.generated}),
+        "differing": [differing(one[s], other[s]) for other in (together, kept) for s in splits],
+        "files": files,
+    }
+
+
+def differing(one, other):
+    """Names of the fields in which any row differs at all."""
+    pairs = list(zip(one.rows, other.rows, strict=True))
+    names = [f.name for f in fields(one.rows[0])]
+    return [n for n in names if not all(same(getattr(a, n), getattr(b, n)) for a, b in pairs)]
+
+
+def same(a, b):
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    return np.array_equal(a, b, equal_nan=True) if isinstance(a, np.ndarray) else a == b
+
+
 def main(folder):
     ranks.join()
     found = {"world": ranks.world(), "gradients": gradients(), "trainings": trainings(),
-             "resumed": resumed(folder / "resumed"), "finetune": tuned()}  # fmt: skip
+             "resumed": resumed(folder / "resumed"), "finetune": tuned(), "evidence": evidence(folder / "evidence")}  # fmt: skip
     if ranks.is_first():
         (folder / "found.json").write_text(json.dumps(found))
     ranks.leave()

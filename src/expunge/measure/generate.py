@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from expunge import ranks
 from expunge.evidence import Evidence, Row, variant_kind
 from expunge.measure.sheet import Line, Sheet
 from expunge.subjects.subject import Subject, quiet
@@ -101,7 +102,10 @@ def greedy_continue(
     *,
     batch_rows: int = 64,
 ) -> None:
-    """Extend each of `answers` in place, greedily, until a stop id, `max_new_tokens` or the context's end."""
+    """Extend each of `answers` in place, greedily, until a stop id, `max_new_tokens` or the context's end.
+
+    Answers are divided over the ranks by length, so that all are done at about the same time.
+    """
     context = subject.encoder.max_length
     if subject.decoder:
         batch_rows = max(1, len(prompts))  # an engine batches by itself
@@ -112,7 +116,7 @@ def greedy_continue(
             return 0
         return min(max_new_tokens - len(answers[i]), context - len(prompts[i]) - len(answers[i]))
 
-    todo = sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(answers[i]))
+    todo = ranks.shard(sorted(range(len(prompts)), key=lambda i: len(prompts[i]) + len(answers[i])))
     with quiet():
         for start in range(0, len(todo), batch_rows):
             part = todo[start : start + batch_rows]
@@ -126,6 +130,9 @@ def greedy_continue(
                     new = new[: room(i)]
                     ends = [k for k, token in enumerate(new) if token in stop]
                     answers[i] += new[: ends[0] + 1] if ends else new
+    for share in ranks.gather({i: answers[i] for i in todo}):
+        for i, answer in share.items():
+            answers[i][:] = answer
 
 
 def greedy_text(

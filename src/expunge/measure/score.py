@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from expunge import ranks
 from expunge.data.batching import Batch, collate, collate_shared, shared_length, token_batches
 from expunge.evidence import Evidence, Row
 from expunge.measure.sharing import grouped, sharing
@@ -81,6 +82,7 @@ def per_token(
 
     `read(batch)` returns arrays whose first axis are the batch's A answer positions; it asks `subject` and
     those `beside`. Answers to the same prompt share a row. A line without an answer token has no columns.
+    Batches are divided over the ranks; they are those of one process, and so are the columns.
     """
     windows = [w for line in sheet.lines for w in line.windows]
     asked = [i for i, w in enumerate(windows) if w.num_targets]
@@ -89,7 +91,9 @@ def per_token(
     groups = grouped([windows[i] for i in asked]) if shares else [[j] for j in range(len(asked))]
     members = [[windows[asked[j]] for j in group] for group in groups]
     lengths = [shared_length(group) for group in members]
-    for part in token_batches(lengths, batch_tokens(subject)):
+    own: dict[int, list[np.ndarray]] = {}  # of this rank's batches
+    for turn in ranks.turns(list(token_batches(lengths, batch_tokens(subject)))):
+        part = ranks.mine(turn)
         rows, order = [members[g] for g in part], [j for g in part for j in groups[g]]
         if any(len(group) > 1 for group in rows):
             batch = collate_shared(rows, sheet.encoder.pad_id, next(subject.model.parameters()).dtype)
@@ -99,9 +103,12 @@ def per_token(
         columns = read(batch)
         bounds = np.concatenate([[0], batch.num_tokens.cpu().numpy().cumsum()])
         for at, j in enumerate(order):
-            found[asked[j]] = [c[bounds[at] : bounds[at + 1]] for c in columns]
+            own[asked[j]] = [c[bounds[at] : bounds[at + 1]] for c in columns]
         if advance:
-            advance(len(order))
+            advance(sum(len(groups[g]) for part in turn for g in part))
+    for share in ranks.gather(own):
+        for i, columns in share.items():
+            found[i] = list(columns)
     lines, at = [], 0
     for line in sheet.lines:
         parts = [columns for columns in found[at : at + len(line.windows)] if columns]

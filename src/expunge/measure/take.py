@@ -10,6 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+from expunge import ranks
 from expunge.data.records import Record
 from expunge.evidence import Evidence, Row, read_evidence, write_evidence
 from expunge.measure.annotators import Asked, annotate, described, peers_of
@@ -91,7 +92,7 @@ def take_evidence(
         meta: dict[str, Any] = {**base, "records": sheet.records_fingerprint, "settings": settings}
         key = hashlib.sha256(json.dumps([split, meta], sort_keys=True).encode()).hexdigest()[:20]
         path = Path(folder) / f"{split}-{key}.parquet" if folder else None
-        if path and path.is_file():
+        if ranks.broadcast(path is not None and path.is_file()) and path:
             result[split] = read_evidence(path)
         else:
             jobs.append((split, sheet, meta, path))
@@ -106,7 +107,7 @@ def take_evidence(
                 evidence = annotate(Asked(subject, sheet, evidence, beside), plan.annotators, plan.settings)
             evidence.meta.update(meta)
             result[split] = evidence
-            if path:
+            if path and ranks.is_first():
                 write_evidence(evidence, path)
     return {split: result[split] for split in splits if split in result}
 
