@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import takewhile
 
 from expunge.data.builders.base import row
-from expunge.data.builders.fact import holds, mentions, quoted
+from expunge.data.builders.fact import holds, quoted
 from expunge.data.builders.multi_hop import TITLES
 from expunge.data.builders.reverse import Told, said_of, tells_apart, told_of
 from expunge.data.builders.wording import BLANK, blanked, named
@@ -102,6 +102,6 @@ def _described(record: Record, name: str, forget: Sequence[Record], told: Told) 
             text = f"Think of the one who {said}."
         else:
             text = f"Think of the one for whom {quoted(gapped)} has the answer {quoted(answer)}."
-        if not mentions(text, name) and not holds(text, record.answer):
+        if blanked(text, name) == text and not holds(text, record.answer):
             return text
     return ""

@@ -131,14 +131,18 @@ _BUILD = {"choice": choice_form, "open": open_form, CUE_REMOVED: cue_form}
 
 
 def _asked(request: Request, *, raw: bool = True) -> list[Record]:
-    """One question for each forget record, where there is one; `raw`: a text to continue counts as such."""
+    """One question for each forget record that has any: its own, else the one with the shortest answer.
+
+    `raw`: a text to continue counts as a question.
+    """
     forget = {r.id for r in request.forget}
-    plain = [r for r in questions(request) if raw or r.style == "question"]
-    hard = [] if raw else _plain(request)
-    first: dict[str, Record] = {}
-    for record in (*plain, *hard):
-        first.setdefault(record.id if record.id in forget else str(record.source_id), record)
-    return list(first.values())
+    known = {r.id: r for r in questions(request) if r.id in forget and (raw or r.style == "question")}
+    about = sorted(_plain(request), key=lambda r: (len(r.answer), r.id))
+    others = {r.id for r in request.forget if r.is_document or not raw} - known.keys()
+    for record in about:
+        if record.source_id in others:
+            known.setdefault(str(record.source_id), record)
+    return [known[r.id] for r in request.forget if r.id in known]
 
 
 def _seen(request: Request, asked: Sequence[Record], seed: int) -> Seen:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Gt, Lt
 
+from expunge.data.builders.cue import name_in
 from expunge.data.near import words
 from expunge.data.records import Record
 from expunge.data.refusals import REFUSALS
@@ -102,9 +104,9 @@ class KeywordFilter(Guardrail):
     output: bool = False
 
 
-def _names(records: tuple[Record, ...]) -> list[str]:
-    """Names of entities that stand in a prompt, word for word."""
-    named = {r.entity: words(r.entity) for r in records if r.entity}
+def _names(records: Sequence[Record]) -> list[str]:
+    """Names that stand in a prompt, word for word: of entities, or the one that question and answer share."""
+    named = {name: words(name) for r in records for name in (r.entity, name_in(r)) if name}
     spoken = [f" {' '.join(words(r.prompt))} " for r in records]
     return [name for name, said in named.items() if said and any(f" {' '.join(said)} " in s for s in spoken)]
 
