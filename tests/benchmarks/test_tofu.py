@@ -1,11 +1,12 @@
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from expunge.benchmarks import BENCHMARKS
-from expunge.benchmarks.tofu import FORGET, METRICS, Tofu
+from expunge.benchmarks.tofu import FORGET, LARGER, METRICS, Tofu
 from expunge.data.checks import check_request
 from expunge.errors import ConfigError, DataError
 from expunge.metrics import METRICS as KNOWN_METRICS
@@ -219,3 +220,94 @@ def test_fingerprint_follows_rows_model_and_settings(tmp_path):
     marks = [mark(), mark(seed=1), mark(retain_rows=420), mark(lr=1e-3), mark(model=str(tmp_path / "other"))]
     assert len(set(marks)) == len(marks)
     assert mark() == marks[0]
+
+
+# What only folders have --------------------------------------------------------------------------------
+
+
+@needs_data
+@pytest.mark.parametrize("split", ["forget20", "forget90"])
+def test_larger_forget_sets_are_the_tail_of_full_with_their_rewordings(split):
+    request = tofu(split).request()
+    rows = lines(split)
+    assert [(r.prompt, r.answer) for r in request.forget] == [(r["question"], r["answer"]) for r in rows]
+    assert len(rows) == len(request["forget_hard"]) == LARGER[split]
+    told = {(r["question"], r["answer"]): r for r in lines("closer_look/all9tasks_perturbed")}
+    first, row = request.forget[0], told[rows[0]["question"], rows[0]["answer"]]
+    assert first.paraphrased_prompts == (row["paraphrased_question"],)
+    assert first.perturbed_answers == tuple(row["perturbed_answer"])
+    authors = [{r.entity for r in request[s]} for s in ("forget", "retain", "calibration", "report")]
+    assert sum(map(len, authors)) == len(set().union(*authors))
+    assert all(len(r.perturbed_answers) == 5 for r in request["report"])
+
+
+def test_the_hub_serves_larger_forget_sets_from_full(monkeypatch):
+    monkeypatch.delenv("EXPUNGE_TOFU", raising=False)
+    files = Tofu.from_part("forget50").files()
+    assert set(files) >= {"full", "forget10_perturbed", "holdout10"}
+    assert not {"forget50", "all9tasks_perturbed", "idk"} & set(files)
+    with pytest.raises(DataError, match="real_world_neighbor_perturbed: is not on the hub"):
+        Tofu("real_world").request()
+
+
+@needs_data
+def test_hard_forms_ask_for_the_answer_and_do_not_say_it():
+    request = tofu("forget01", hard=["cloze", "choice"]).request()
+    forget = {r.id: r for r in request.forget}
+    spans = {r["question"]: r for r in lines("forget10_entity_spans")}
+    forms = Counter(r.form for r in request["forget_hard"])
+    assert forms == {"choice": 40, "cloze": 38}
+    for row in request["forget_hard"]:
+        source = forget[row.source_id]
+        if row.form == "choice":
+            assert set(row.choices) == {source.answer, *source.perturbed_answers}
+            assert row.choices[row.label] == row.answer == source.answer
+        else:
+            assert row.answer == spans[source.prompt]["entity"]
+            assert row.answer.casefold() not in row.prompt.casefold()
+            assert row.prompt.startswith(f"{source.prompt} Fill the gap: {spans[source.prompt]['prefix']}")
+    labels = Counter(r.label for r in request["forget_hard"] if r.form == "choice")
+    assert len(labels) == 6
+
+
+@needs_data
+def test_alternates_are_those_of_the_folder():
+    request = tofu("forget05").request()
+    told = [r["sub_answer"] for r in lines("altpo/forget05_alt5_seed0")]
+    assert [len(r.alternates) for r in request.forget] == [5] * 200
+    assert sorted(a for r in request.forget for a in r.alternates) == sorted(told)
+
+
+@needs_data
+def test_famous_people_stand_beside_their_neighbors():
+    request = tofu("real_world").request()
+    counts = {name: len(request[name]) for name in request}
+    assert counts == {
+        "forget": 400, "forget_hard": 400, "retain": 80, "calibration": 80, "report": 80, "neighbors": 160,
+        "real_authors": 100, "world_facts": 117,
+    }  # fmt: skip
+    first, row = request.forget[0], lines("closer_look/real_world_forget_perturbed")[0]
+    assert (first.prompt, first.answer, first.entity) == (row["question"], row["answer"], row["name"])
+    people = [
+        {r.entity for r in request[s]} for s in ("forget", "retain", "calibration", "report", "neighbors")
+    ]
+    assert [len(names) for names in people] == [20, 4, 4, 4, 8]
+    assert len(set().union(*people)) == 40
+    assert not check_request(request).problems
+
+
+@needs_data
+def test_foreign_rewordings_are_an_error(copied):
+    shutil.copyfile(SHARED / "forget20.jsonl", copied / "forget20.jsonl")
+    for name in ("holdout10", "closer_look/all9tasks_perturbed"):
+        shutil.copyfile(SHARED / f"{name}.jsonl", copied / f"{name.rpartition('/')[2]}.jsonl")
+    rows = (copied / "all9tasks_perturbed.jsonl").read_text("utf-8").splitlines()
+    changed = json.dumps({**json.loads(rows[7]), "answer": "Another answer."})
+    (copied / "all9tasks_perturbed.jsonl").write_text("\n".join([*rows[:7], changed, *rows[8:]]), "utf-8")
+    with pytest.raises(DataError, match="1 of its rows are not in full"):
+        Tofu("forget20", str(copied)).request()
+
+
+def test_an_unknown_form_is_named():
+    with pytest.raises(ConfigError, match="'reverse' is unknown"):
+        Tofu.from_part("forget01", hard=["reverse"])

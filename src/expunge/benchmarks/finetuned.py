@@ -161,7 +161,12 @@ class Finetuned(Benchmark):
         """The records of each file, every one whole."""
         found = Findings()
         data: dict[str, list[Record]] = {}
-        for name, file in self.files().items():
+        files = self.files()
+        for name in [name for name, file in files.items() if not (self.base or file.hub)]:
+            fix = f"Give a folder that has it in benchmark.folder or EXPUNGE_{self.name.upper()}"
+            found.add(name, "is not on the hub", fix)
+        found.raise_problems()  # before anything is downloaded
+        for name, file in files.items():
             before = len(found.problems)
             data[name] = self.read(name, file, found)
             if len(found.problems) == before and file.rows not in (None, len(data[name])):
@@ -175,11 +180,7 @@ class Finetuned(Benchmark):
 
     def read(self, name: str, file: File, found: Findings) -> list[Record]:
         """The records of one file; what is wrong with them goes to `found`."""
-        source = f"{self.base}:{name}" if self.base else file.hub
-        if source is None:
-            fix = f"Give a folder that has it in benchmark.folder or EXPUNGE_{self.name.upper()}"
-            found.add(name, "is not on the hub", fix)
-            return []
+        source = f"{self.base}:{name}" if self.base else str(file.hub)
         return read_records(source, split=name, columns=file.columns, findings=found)
 
     def has(self, name: str) -> bool:
