@@ -22,7 +22,7 @@ from expunge.reports.leaderboard_words import (
 )
 from expunge.reports.markdown import escape, table
 
-__all__ = ["board_table", "render_markdown"]
+__all__ = ["board_table", "render_markdown", "unfinished"]
 
 _HEADER = (
     "method", "control", "α", "retain ↑", "retain, paraphrased ↑", "forget ↓", "forget, paraphrased ↓",
@@ -48,7 +48,7 @@ def render_markdown(found: Sequence[Board], top: Mapping[str, Any]) -> str:
             f"## {escape(board.name)}",
             escape(score_metrics(board)),
             board_table(board),
-            _unfinished(board),
+            unfinished(board),
             _facets(board),
         ]
         for score in ranked_scores(board):
@@ -105,7 +105,8 @@ def _cell(spread: Spread | None) -> str:
     return f"{number(spread.mean)} {escape(interval(spread.low, spread.high))}".strip()
 
 
-def _unfinished(board: Board) -> str:
+def unfinished(board: Board) -> str:
+    """The cells that failed, with the reason, and those that are missing."""
     lines = [
         f"{entry.label}, seed {seed}: failed, {without_paths(why)}"
         for entry in board.entries

@@ -14,9 +14,8 @@ from expunge.reports.leaderboard_rows import Board
 from expunge.reports.leaderboard_schema import Asked, Cell
 
 __all__ = [
-    "DISCIPLINE", "RULES", "SCORE_WORDS", "counted", "facet_metrics", "head", "ranked_scores", "score_metrics",
-    "turn_text",
-    "without_paths",
+    "DISCIPLINE", "RULES", "SCORE_WORDS", "counted", "facet_metrics", "head", "ranked_scores",
+    "score_metrics", "turn_text", "without_paths",
 ]  # fmt: skip
 
 SCORE_WORDS = {"forget": "exact prompts", "forget_paraphrased": "paraphrased prompts"}

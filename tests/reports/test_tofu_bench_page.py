@@ -1,0 +1,25 @@
+"""docs/tofu-leaderboard.md from cells: command, time, table and what holds of the published orderings."""
+
+import synthetic_cells as made
+from perf.tofu_bench_page import page
+
+
+def test_page_says_command_time_and_which_orderings_hold():
+    cells = [c for c in made.bench() if (c.method, c.seed) != ("idk", 2)]
+    cells.append(made.failed("idk", 2, "the loss of step 3 is not finite"))
+    text = page(cells, [made.asked()])
+    assert "expunge bench tofu --splits forget05 benchmark.folder=…/tofu" in text
+    assert "All cells together took 25 min 30 s" in text
+    assert "17 cells finished, 1 failed, 0 missing." in text
+    assert "- idk, seed 2: failed, the loss of step 3 is not finite" in text
+    (r8,) = [line for line in text.splitlines() if line.startswith("| R8 |")]
+    assert "| **holds** | 2 / 0 / 0 |" in r8
+    (r4,) = [line for line in text.splitlines() if line.startswith("| R4 |")]
+    assert r4.endswith("**cannot be said** | 22 / 0 / 2 |")
+    assert "turns with npo" in text
+
+
+def test_page_escapes_what_a_cell_says():
+    text = page([made.failed("<b>x</b>", 0, "<img src=x>")], [])
+    assert "<img" not in text
+    assert "<b>" not in text
