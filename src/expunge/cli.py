@@ -183,6 +183,55 @@ def tune(
 
 
 @app.command()
+def bench(
+    what: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME [KEY=VALUE]...",
+            help="A benchmark (or a YAML file with all of this), then recipe overrides: benchmark.folder=…, "
+            "train.lr=…; of one method: npo.beta=0.2, npo.train.lr=…. With --report: results folders.",
+        ),
+    ],
+    splits: Annotated[
+        str | None, typer.Option(metavar="A,B,…", help="Parts of the benchmark. Default: its first.")
+    ] = None,
+    methods: Annotated[str | None, typer.Option(metavar="A,B,…", help="Methods to compare.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Trainings of each method. Default: 3.")] = None,
+    tau: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,…", help="Shares of utility to keep. Default: 0.95,0.9,0.6."),
+    ] = None,
+    engine: Annotated[str, typer.Option(metavar="pool|ray", help="Processes here, or Ray.")] = "pool",
+    jobs: Annotated[int | None, typer.Option(help="Cells at a time. Default: one a core, or a GPU.")] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs that a cell needs on Ray.")] = None,
+    retries: Annotated[int, typer.Option(min=0, help="How often a cell that crashed runs again.")] = 1,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Results folder.")] = None,
+    redraw: Annotated[
+        bool, typer.Option("--report", help="Write the leaderboard of results folders; compute nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Methods × seeds on a benchmark, each held to every τ: one table and page. Run it again to resume."""
+    from expunge.reports.leaderboard_table import print_leaderboard
+    from expunge.runs.bench import bench as run_bench
+    from expunge.runs.bench import read_grid
+    from expunge.runs.bench import report as report_bench
+
+    if redraw:
+        made = report_bench([Path(folder) for folder in what], output)
+    else:
+        grid = read_grid(what[0], what[1:], splits=splits, methods=methods, seeds=seeds, taus=tau)
+        place = output or Path("results") / grid.benchmark
+        made = run_bench(grid, place, engine=engine, jobs=jobs, gpus=gpus, retries=retries)
+    if as_json:
+        typer.echo(json.dumps(made.data, indent=1))
+    else:
+        print_leaderboard(made.data, made.path)
+    if made.failed and not redraw:
+        raise ExpungeError(made.failure())
+
+
+@app.command()
 def compose(
     recipe: Path,
     overrides: Overrides = None,
