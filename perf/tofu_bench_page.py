@@ -76,7 +76,7 @@ def section(board: Board) -> list[str]:
     sums = f"{counts['finished']} cells finished, {counts['failed']} failed, {counts['missing']} missing."
     return [
         f"## {escape(board.part or board.benchmark)}",
-        f"{sums} {escape(score_metrics(board))}; retain is outside training and calibration. Mean ± standard "
+        f"{sums} {escape(score_metrics(board))} Retain is outside training and calibration. Mean ± standard "
         "deviation over seeds.",
         board_table(board),
         unfinished(board),

@@ -190,7 +190,7 @@ def test_page_holds_nothing_from_elsewhere_and_no_path(full):
 
 def test_markdown_has_the_numbers_of_the_table(tmp_path):
     text = write_page(forgetting("npo", [0.10, 0.12, 0.14]), tmp_path)["leaderboard.md"].read_text("utf-8")
-    assert "exact prompts: extraction strength; paraphrased prompts: extraction strength paraphrase" in text
+    assert "Scored on exact prompts by extraction strength, on paraphrased prompts by" in text
     (line,) = [row for row in text.splitlines() if row.startswith("| **npo** | τ = 0.9 | 0.400 ± 0.000 |")]
     assert "| 0.120 ± 0.020 |" in line
     assert line.endswith("| 3 of 3 |")

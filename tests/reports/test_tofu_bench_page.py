@@ -16,7 +16,7 @@ def test_page_says_command_time_and_which_orderings_hold():
     assert "| **holds** | 2 / 0 / 0 |" in r8
     (r4,) = [line for line in text.splitlines() if line.startswith("| R4 |")]
     assert r4.endswith("**cannot be said** | 22 / 0 / 2 |")
-    assert "turns with npo" in text
+    assert "; turns with idk, npo, rmu" in text
 
 
 def test_page_escapes_what_a_cell_says():

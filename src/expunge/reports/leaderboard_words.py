@@ -95,7 +95,8 @@ def score_metrics(board: Board) -> str:
         for score, text in SCORE_WORDS.items()
         if (metric := next((r.scores[score].metric for r in rows if r.scores[score].metric), ""))
     }
-    return "; ".join(f"{text}: {words.plain(metric)}" for text, metric in named.items())
+    said = ", ".join(f"on {text} by {words.plain(metric)}" for text, metric in named.items())
+    return f"Scored {said}." if said else ""
 
 
 def facet_metrics(board: Board) -> dict[str, str]:
