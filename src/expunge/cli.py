@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperCommand
 
+from expunge import ranks
 from expunge.errors import ExpungeError, InputError
 
 __all__ = ["app", "main"]
@@ -429,7 +430,12 @@ def purge(
 
 
 @app.callback(invoke_without_command=True)
-def options(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def options(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if context.invoked_subcommand not in ("run", "audit"):
+        ranks.one_process_only(f"expunge {context.invoked_subcommand}")
     if version:
         import expunge
 
@@ -441,9 +447,12 @@ def main() -> None:
     """Entry point: errors become one message each and an exit code."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
+        ranks.join()
         code = app(standalone_mode=False)  # what typer.Exit said, 130 after Ctrl-C
+        ranks.leave()
     except ExpungeError as error:
-        _complain(error)
+        if ranks.first_to_fail():
+            _complain(error)
         sys.exit(error.exit_code)
     except typer.Abort:
         sys.exit(1)
@@ -455,9 +464,10 @@ def main() -> None:
         if os.environ.get("EXPUNGE_DEBUG"):
             raise
         fault = "This is a fault of expunge. EXPUNGE_DEBUG=1 shows where."
-        typer.echo(f"error: {type(error).__name__}: {error}\n{fault}", err=True)
+        if ranks.first_to_fail():
+            typer.echo(f"error: {type(error).__name__}: {error}\n{fault}", err=True)
         sys.exit(1)
-    if code == 130:
+    if code == 130 and ranks.is_first():
         typer.echo("stopped; run the same command again to go on", err=True)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from expunge import ranks
 from expunge.controls.base import CONTROLS, Control, Scene
 from expunge.errors import ConfigError, Problem
 from expunge.subjects.subject import Subject
@@ -37,8 +38,8 @@ class MixingPath:
     def __init__(self, live: Subject, unlearned: Subject, folder: Path):
         """`live` holds θ_o and will be changed; `unlearned` may be dropped by the caller afterwards."""
         self.live = live
-        self.original: WeightFile = dump_weights(live.model, folder / "original.safetensors")
-        self.unlearned: WeightFile = dump_weights(unlearned.model, folder / "unlearned.safetensors")
+        self.original = _dumped(live, folder / "original.safetensors")
+        self.unlearned = _dumped(unlearned, folder / "unlearned.safetensors")
         check_mixable(live.model, self.original, self.unlearned)
 
     def at(self, alpha: float) -> Subject:
@@ -47,3 +48,7 @@ class MixingPath:
 
     def settled(self, alpha: float) -> Subject:
         return self.at(alpha)
+
+
+def _dumped(subject: Subject, path: Path) -> WeightFile:
+    return ranks.on_first(lambda: dump_weights(subject.model, path))

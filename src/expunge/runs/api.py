@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from expunge import ranks
 from expunge.data.request import Request
 from expunge.errors import ConfigError, Problem
 from expunge.methods import Method, make_method
@@ -32,11 +33,13 @@ def run(
 ) -> RunResult:
     """Run a recipe (a Recipe, a YAML file, or a mapping) from request to report; finished stages are kept.
 
+    Under torchrun every process calls it; rank 0's result holds the scorecard.
     A recipe with `requests` is a stream: its runs are chained, and the result (a StreamResult) holds each.
 
     Raises ConfigError, DataError or ModelError on bad input, with every problem at once. A missed requirement
     does not raise: ask `result.check()`.
     """
+    ranks.join()
     made = as_recipe(recipe, overrides)
     if made.requests is not None:
         return run_stream(made, only=only, new=new)
@@ -57,6 +60,7 @@ def audit_model(
     without either there is no recovery to compute and the verdict stays *not resolved*. The output is the
     recipe's with `-audit` behind it, unless `overrides` say otherwise: the folder of a run stays its own.
     """
+    ranks.join()
     if isinstance(recipe, (str, Path)) and Path(recipe).suffix.lower() not in (".yaml", ".yml"):
         recipe = {"forget": str(recipe), "output": f"runs/{Path(model).name}"}
     if original is not None:

@@ -21,6 +21,8 @@ class AuditPipeline(Pipeline):
     says so.
     """
 
+    trains = False
+
     def __init__(self, recipe: Recipe, candidate: str, *, has_original: bool, new: bool = False):
         self.candidate, self.has_original = candidate, has_original
         super().__init__(recipe, new=new)

@@ -17,11 +17,12 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import expunge
+from expunge import ranks
 from expunge.errors import ConfigError, Problem
 from expunge.progress import say
 from expunge.reports.files import write_text
@@ -74,7 +75,11 @@ class RunFolder:
         self.recipe = json.loads(json.dumps(recipe, default=str))
         self.state: dict[str, Any] = {"created": now(), "stages": {}, "keys": {}, "life": []}
         self._replaced = False
-        if not self.path.exists():
+        ranks.on_first(lambda: self._read(new))
+
+    def _read(self, new: bool) -> None:
+        path = self.path
+        if not path.exists():
             return
         state = read_state(self.path)
         stored = read_json(self.path / "recipe.json")
@@ -96,6 +101,9 @@ class RunFolder:
 
     def begin(self) -> None:
         """Write the recipe; called once the recipe, its data and its models are known to be good."""
+        ranks.on_first(self._begin)
+
+    def _begin(self) -> None:
         try:
             if self._replaced:
                 shutil.rmtree(self.path)
@@ -108,6 +116,8 @@ class RunFolder:
 
     def enter(self, state: State, **facts: Any) -> None:
         """Record a transition of the request's life; nothing is written where nothing is new."""
+        if not ranks.is_first():
+            return
         life = advance(self.state["life"], state, now(), run=self.path, **facts)
         if life != self.state["life"]:
             self.state["life"] = life
@@ -118,24 +128,37 @@ class RunFolder:
 
         What `work` returns is the stage's cost: {tokens, flops, …}.
         """
-        key = hash_of([name, dict(inputs)])
-        linked = self.path / name
+        linked, key = self.path / name, hash_of([name, dict(inputs)])
+        with ExitStack() as held:  # by rank 0, while all do the work
+            kept = ranks.on_first(lambda: self._missing(name, key, held))
+            facts = _work(kept, work) if kept else None
+            ranks.on_first(lambda: self._done(name, key, facts))
+        return linked
+
+    def _missing(self, name: str, key: str, held: ExitStack) -> Path | None:
+        """Where the work of a stage goes, with a lock on it; None where it is done."""
         done = self.state["stages"].get(name)
-        if done and done["key"] == key and linked.is_dir():
-            return linked
+        if done and done["key"] == key and (self.path / name).is_dir():
+            return None
         check_open(self.path, self.state["life"], f"its stage {name} would be computed again")
         keys = self.state["keys"].setdefault(name, [])
         if key not in keys:  # noted before anything is written, so that `purge` finds what a kill leaves
             keys.append(key)
             write_json(self.path / "run.json", self.state)
         kept = self.cache / kept_name(name, key)
-        with _locked(kept, name):
-            cached = (kept / "stage.json").is_file()
-            facts = read_json(kept / "stage.json") if cached else _work(kept, work)
-            _link_tree(kept, linked)
-        self.state["stages"][name] = {"key": key, "cached": cached, **facts}
+        held.enter_context(_locked(kept, name))
+        return None if (kept / "stage.json").is_file() else kept
+
+    def _done(self, name: str, key: str, facts: Mapping[str, Any] | None) -> None:
+        """Link a stage into the run and note it; without `facts` it was there already."""
+        linked, known = self.path / name, self.state["stages"].get(name)
+        if facts is None and known and known["key"] == key and linked.is_dir():
+            return
+        kept = self.cache / kept_name(name, key)
+        _link_tree(kept, linked)
+        found = read_json(kept / "stage.json") if facts is None else facts
+        self.state["stages"][name] = {"key": key, "cached": facts is None, **found}
         write_json(self.path / "run.json", self.state)
-        return linked
 
 
 def kept_name(stage: str, key: str) -> str:
@@ -161,10 +184,14 @@ def _locked(kept: Path, name: str) -> Iterator[None]:
 
 
 def _work(kept: Path, work: Work) -> dict[str, Any]:
+    """Every rank works, the first one keeps what came of it."""
     partial = kept.with_name(f"{kept.name}.partial")
-    partial.mkdir(exist_ok=True)
+    ranks.on_first(lambda: partial.mkdir(exist_ok=True))
     began = time.monotonic()
     cost = dict(work(partial) or {})
+    ranks.barrier()
+    if not ranks.is_first():
+        return cost
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     facts = {"wall": time.monotonic() - began, "peak_memory": peak, **cost}
     for leftover in partial.rglob(".*.tmp"):  # half-written files of a killed process
@@ -202,8 +229,9 @@ def _link_tree(source: Path, target: Path) -> None:
 
 
 def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Keys of the recipe that differ; whether texts are shown, or where it is deployed, changes no number."""
-    ignored = ("show_text", "deploy")
+    """Keys of the recipe that differ; whether texts are shown, where it is deployed, and how many processes
+    share the work changes no number beyond rounding."""
+    ignored = ("show_text", "deploy", "strategy", "deepspeed")
     return sorted(k for k in {**stored, **now} if stored.get(k) != now.get(k) and k not in ignored)
 
 

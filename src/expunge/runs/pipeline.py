@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import expunge
+from expunge import ranks
 from expunge.attacks import Attack, Field
 from expunge.audit.assemble import Material, assemble
 from expunge.audit.attacking import attack_plan, make_attack, out_of_reach, run_attack
@@ -29,6 +29,7 @@ from expunge.runs.folder import RunFolder, Work, announce, code_version, write_j
 from expunge.runs.kept import keep
 from expunge.runs.models import Shelf, model_facts, set_threads
 from expunge.runs.prepare import Job, environment, prepare
+from expunge.runs.processes import in_force
 from expunge.runs.recipe import Recipe
 from expunge.runs.screening import likely_nonmembers, screen, seen_before
 from expunge.runs.tracing import traced
@@ -59,14 +60,18 @@ class RunResult:
 
 
 class Pipeline:
-    """The stages of one run, each computed at most once."""
+    """The stages of one run, each computed at most once.
+
+    Over several ranks each goes through all stages up to the attacks; the first one writes, scores and
+    reports, and the others end with no scorecard.
+    """
+
+    trains = True  # whether the recipe's method runs
 
     def __init__(self, recipe: Recipe, *, new: bool = False, only: str | None = None):
         if only is not None and only not in STAGES:
             raise ConfigError(Problem(f"--only {only}", "is no stage", nearest(only, STAGES)))
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            what, fix = "this version trains in one process", "Start it with: expunge run"
-            raise ConfigError(Problem("torchrun", what, fix))
+        self.strategy = in_force(recipe, trains=self.trains)
         signer()  # a key that cannot be used is said before anything runs
         engine = pick_engine(recipe.engine, recipe.device)
         self.engine = [] if engine == "transformers" else [engine]
@@ -86,6 +91,8 @@ class Pipeline:
             if number <= last:
                 step(number, last)
         card = report = None
+        if not ranks.is_first():
+            return RunResult(self.path, None)
         if last >= STAGES.index("score") + 1:
             announce(STAGES.index("score") + 1, last, "score: metrics, recovery, verdict")
             check_unchanged(self.path, facts.secret_key(self.path))
@@ -100,22 +107,28 @@ class Pipeline:
 
     def _prepare(self) -> None:
         """Check all that can be checked, models included; only then is anything written."""
-        self.job: Job = prepare(self.recipe, self.path, bar=self._needs_bar())
+        self.job: Job = ranks.on_first(lambda: prepare(self.recipe, self.path, bar=self._needs_bar()))
         self.shelf = Shelf(self.recipe, self._places())
-        self.known: dict[str, dict[str, Any]] = {}
-        self.encoders: dict[str, str] = {}
-        for name in list(self.shelf.places):
-            subject = self.shelf.load(name)
-            set_threads(subject.num_parameters())
-            self.known[name] = model_facts(subject)
-            self.encoders[name] = subject.encoder.fingerprint()
+        self.known, self.encoders = ranks.on_first(self._look)
+        set_threads(max(known["parameters"] for known in self.known.values()))
         self.marks = {name: str(known["fingerprint"]) for name, known in self.known.items()}
         self._check_vocabularies()
         if self.job.chain and "original" in self.marks:
             check_start(self.job.chain[-1], self.marks["original"], self.recipe.dtype)
         self.folder.begin()
-        self._requested()
+        ranks.on_first(self._requested)
         self._warn(*self.job.warnings)
+
+    def _look(self) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+        """What is known of each model that is there, and of how it encodes."""
+        known: dict[str, dict[str, Any]] = {}
+        encoders: dict[str, str] = {}
+        for name in self.shelf.places:
+            subject = self.shelf.load(name)
+            set_threads(subject.num_parameters())
+            known[name] = model_facts(subject)
+            encoders[name] = subject.encoder.fingerprint()
+        return known, encoders
 
     def _check_vocabularies(self) -> None:
         """Models of other vocabularies cannot be compared token by token."""
@@ -243,7 +256,9 @@ class Pipeline:
         }
 
         def work(folder: Path) -> None:
-            write_json(folder / "result.json", run_attack(attack, self.shelf.load(model), field))
+            found = run_attack(attack, self.shelf.load(model), field)
+            if ranks.is_first():
+                write_json(folder / "result.json", found)
 
         folder = self.folder.stage(f"attack/{attack.name}-{model}", inputs, work)
         return stages.load_json(folder / "result.json")
@@ -432,6 +447,8 @@ class Pipeline:
             **self._how(),
             "provenance": {
                 **environment(),
+                "processes": ranks.world(),
+                "strategy": self.strategy,
                 "seed": self.recipe.seed,
                 "train_seed": self.job.train.seed,
                 "fingerprints": self.marks,

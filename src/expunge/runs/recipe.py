@@ -335,6 +335,11 @@ class Recipe(Part):
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the master weights")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, …")
     attention: str | None = Field(None, description="attention kernel of transformers")
+    strategy: Literal["auto", "single", "ddp", "fsdp2", "deepspeed"] = Field(
+        "auto",
+        description="how torchrun's processes train; auto: single, or ddp where there are several",
+    )
+    deepspeed: str | None = Field(None, description="configuration file of strategy: deepspeed")
     engine: Engine = Field(
         "auto", description="who generates texts: transformers or vllm; auto: vllm where it is, with a GPU"
     )

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from expunge import ranks
 from expunge.audit.scorecard import Scorecard
 from expunge.errors import ConfigError, DataError, Problem
 from expunge.evidence import read_evidence
@@ -34,7 +35,9 @@ def console() -> Any:
 
 
 def finish(result: RunResult) -> None:
-    """Print the result; raise BarMissed (exit 3) when a requirement was not met."""
+    """Print the result; raise BarMissed (exit 3) when a requirement was not met. Rank 0 does so for all."""
+    if not ranks.is_first():
+        return
     if isinstance(result, StreamResult):
         print_stream(result.rows, result.path)
         result.check()

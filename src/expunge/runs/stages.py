@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from expunge import ranks
 from expunge.audit.scores import metrics_of
 from expunge.controls import Control, NoBar, Scene, make_control
 from expunge.controls.bar import Bar, Probe, choose_metric
@@ -119,6 +120,8 @@ def plant(folder: Path, job: Job, shelf: Shelf) -> None:
 
 def _keep(subject: Subject, folder: Path, info: Mapping[str, Any] | None = None, **facts: Any) -> None:
     """Save a model and what is known of it; the checkpoints of its training have done their work."""
+    if not ranks.is_first():
+        return
     save_subject(subject, folder / "model", info=dict(info or {}))
     storage = sum(file.stat().st_size for file in (folder / "model").rglob("*") if file.is_file())
     write_json(folder / "facts.json", {**model_facts(subject), "storage": storage, **facts})
@@ -206,7 +209,8 @@ def control(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
             job, path, Probe(live, job.request["calibration"], bar.metric), bar, original, marks
         )
         subject = path.settled(made["alpha"])
-    write_json(folder / "control.json", made)
+    if ranks.is_first():
+        write_json(folder / "control.json", made)
     stated = (
         f"{bar.metric.name}: keep {bar.keep:g} of the original's"
         if bar
@@ -214,7 +218,7 @@ def control(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
     )
     info = {"method": job.recipe.method.name, "alpha": made["alpha"], "bar": stated}
     _keep(subject, folder, {**info, "base": shelf.places["original"]}, alpha=made["alpha"])
-    shutil.rmtree(folder / "work", ignore_errors=True)
+    ranks.on_first(lambda: shutil.rmtree(folder / "work", ignore_errors=True))
 
 
 def _calibrate(

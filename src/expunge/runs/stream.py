@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from expunge import ranks
 from expunge.audit.scorecard import Scorecard
 from expunge.errors import BarMissed, ConfigError, Problem
 from expunge.progress import say
@@ -53,17 +55,21 @@ def run_stream(recipe: Recipe, *, only: str | None = None, new: bool = False) ->
         what = "goes with a single request: the next one needs the model of the last"
         raise ConfigError(Problem(f"--only {only}", what, "Leave it out"))
     made, folder = parts(recipe), Path(recipe.output)
-    surplus = [p for p in sorted(folder.glob("[0-9][0-9][0-9]")) if int(p.name) > len(made)]
+    found = ranks.broadcast(sorted(folder.glob("[0-9][0-9][0-9]")))
+    surplus = [path for path in found if int(path.name) > len(made)]
     if surplus and not new:
         what = f"holds a stream of {len(made) + len(surplus)} requests, the recipe has {len(made)}"
         raise ConfigError(Problem(str(folder), what, "Choose another output, or replace it with --new"))
-    check_stream(made)
+    ranks.on_first(lambda: check_stream(made))
     for path in surplus:
-        remove(path)
+        ranks.on_first(partial(remove, path))
     results: list[RunResult] = []
+    rows: list[Row] = []
     for i, part in enumerate(made, start=1):
         say(f"request {i} of {len(made)}: {part.output}")
         results.append(Pipeline(part, new=new).run())
+        if not ranks.is_first():
+            continue
         rows = _rows(results)
         write_json(folder / "stream.json", {"rows": rows})
         write_text(folder / "stream.md", _markdown(recipe, rows))
