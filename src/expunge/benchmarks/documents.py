@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -46,13 +46,21 @@ def pieces(documents: Iterable[Record], length: int | None) -> list[Record]:
 
 
 def nearest_to(questions: Sequence[Record], documents: Sequence[Record]) -> list[Record]:
-    """For each question the document that shares its rarest words (sum of inverse frequencies)."""
-    there = [set(words_of(f"{d.prompt} {d.answer}")) for d in documents]
-    spread = Counter(word for one in there for word in one)
-    weight = {word: math.log(len(there) / count) for word, count in spread.items()}
+    """For each question the document that shares its rarest words (sum of inverse frequencies).
+
+    >>> told = [Record("a", "", "", "the king of Tarn"), Record("b", "", "", "the lamp of the king")]
+    >>> nearest_to([Record("q", "", "Who carried the lamp?", "x")], told)[0].id
+    'b'
+    """
+    places: dict[str, list[int]] = defaultdict(list)
+    for i, document in enumerate(documents):
+        for word in dict.fromkeys(words_of(f"{document.prompt} {document.answer}")):
+            places[word].append(i)
     found = []
     for question in questions:
-        asked = set(words_of(f"{question.prompt} {question.answer}")) & weight.keys()
-        shared = [math.fsum(weight[word] for word in sorted(asked & one)) for one in there]
-        found.append(documents[max(range(len(there)), key=shared.__getitem__)])
+        shared: dict[int, float] = defaultdict(float)
+        for word in dict.fromkeys(words_of(f"{question.prompt} {question.answer}")):
+            for i in places.get(word, ()):
+                shared[i] += math.log(len(documents) / len(places[word]))
+        found.append(documents[max(shared, key=shared.__getitem__, default=0)])
     return found
