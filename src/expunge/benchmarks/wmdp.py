@@ -1,7 +1,7 @@
 """WMDP: a hazardous capability, measured by choice questions (Li et al. 2024, arXiv 2403.03218).
 
-The paper unlearns on corpora (that on biology is gated) and measures on questions that no method sees. Bring a
-corpus; else half of the questions are forgotten, and the other half shows whether the capability went.
+The paper unlearns on corpora (that on biology is gated) and measures on questions no method sees. Bring
+a corpus; else half of the questions are forgotten, and the other half shows whether the capability went.
 """
 
 from __future__ import annotations
