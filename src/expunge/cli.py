@@ -214,9 +214,9 @@ def bench(
 ) -> None:
     """Methods × seeds on a benchmark, each held to every τ: one table and page. Run it again to resume."""
     from expunge.reports.leaderboard_table import print_leaderboard
-    from expunge.runs.bench import bench as run_bench
-    from expunge.runs.bench import read_grid
-    from expunge.runs.bench import report as report_bench
+    from expunge.runs.bench.bench import bench as run_bench
+    from expunge.runs.bench.bench import report as report_bench
+    from expunge.runs.bench.grid import read_grid
 
     if redraw:
         made = report_bench([Path(folder) for folder in what], output)

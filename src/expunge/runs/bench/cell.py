@@ -191,7 +191,8 @@ def _worst(card: Scorecard) -> AttackScore | None:
     if name is None:
         reasons = "; ".join(dict.fromkeys(row.reason for row in tried if row.reason))
         return AttackScore(name=tried[0].attack, reason=reasons) if tried else None
-    row = next((r for r in tried if r.attack == name and r.recovery is not None), None)
+    rows = [row for row in tried if row.attack == name and row.recovery is not None]
+    row = max(rows, key=lambda row: row.recovery or 0.0, default=None)
     ends = {"low": row.low, "high": row.high} if row else {}
     return AttackScore(name=name, recovery=card.verdict.worst_recovery, **ends)
 
