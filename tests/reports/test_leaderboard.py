@@ -30,6 +30,7 @@ def full(tmp_path_factory):
     hostile = "<script>alert(1)</script><img src=x onerror=alert(1)> /root/secret/place/log.txt"
     cells = [c for c in made.bench() if (c.method, c.seed) != ("idk", 1)]
     cells.append(made.failed("<b>own</b>", 0, hostile))
+    cells += [made.cell("npo", seed).model_copy(update={"method": "<i>drawn</i>"}) for seed in made.SEEDS]
     return write_page(cells, tmp_path_factory.mktemp("leaderboard"), [made.asked()])
 
 
@@ -178,6 +179,8 @@ def test_page_holds_nothing_from_elsewhere_and_no_path(full):
     assert html.count("<script>") == 1
     assert "<img" not in html
     assert "<b>own" not in html
+    assert "<i>drawn" not in html
+    assert html.count("&lt;i&gt;drawn") > 5
     assert not re.findall(r"https?://", html)
     assert len(html.encode()) < 1_500_000
     for path in files.values():
