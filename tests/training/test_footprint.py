@@ -4,7 +4,7 @@ import pytest
 from perf.memory import live_bytes
 
 from expunge.subjects.adapters import attach_lora
-from expunge.training.footprint import Size, size_of, step_flops, step_memory
+from expunge.training.footprint import Size, hollow, size_of, step_flops, step_memory
 from tiny_models import make_subject
 
 TOY = Size(parameters=1000, layers=2, hidden=10, inner=20, queries=10, vocabulary=50, lora=60)
@@ -17,13 +17,12 @@ def subject():
 
 def test_sizes_are_those_of_the_model(subject, tmp_path):
     subject.model.config.save_pretrained(tmp_path)
-    size = size_of(str(tmp_path))
+    size = size_of(hollow(str(tmp_path)))
     assert size.parameters == subject.num_parameters()
     assert (size.layers, size.hidden, size.inner) == (3, 64, 160)
     adapted = attach_lora(subject.clone(), rank=4)
     adapters = sum(p.numel() for name, p in adapted.model.named_parameters() if "lora_" in name)
-    assert size.trained(4) == adapters
-    assert size.trained(None) == size.parameters
+    assert 4 * size.lora == adapters
 
 
 def test_by_hand():
@@ -36,16 +35,16 @@ def test_by_hand():
     }
     shared = step_memory(TOY, tokens=7, answers=3, shards=4)
     assert (shared["weights"], shared["gradients and optimizer"]) == (1000, 3000)
-    low = step_memory(TOY, tokens=7, answers=3, rank=2, master=2)
+    low = step_memory(TOY, tokens=7, answers=3, trained=120, adapter=True, master=2)
     assert low["weights"] == 2 * 1000 + 4 * 120
     assert low["gradients and optimizer"] == 12 * 120
     assert step_flops(TOY, 7) == 6 * 1000 * 7
-    assert step_flops(TOY, 7, rank=2) == 4 * 1000 * 7
-    assert step_flops(TOY, 7, rank=2, checkpointing=True) == 6 * 1000 * 7
+    assert step_flops(TOY, 7, trained=120) == 2 * 7 * (1000 + 1000 + 120)
+    assert step_flops(TOY, 7, trained=120, checkpointing=True) == 2 * 7 * (3000 + 120)
 
 
 @pytest.mark.parametrize(("layers", "rows"), [(2, 4), (4, 4), (4, 12)])
-def test_memory_is_what_a_step_holds(layers, rows, tmp_path):
+def test_memory_is_what_a_step_holds(layers, rows):
     from perf.world import make_records
     from perf.world import make_subject as make_random
 
@@ -59,14 +58,13 @@ def test_memory_is_what_a_step_holds(layers, rows, tmp_path):
 
     def build():
         subject = make_random(128, 384, layers, 4)
-        subject.model.config.save_pretrained(tmp_path)
         request = Request({s: make_records(rows, s) for s in ("forget", "retain")})
         settings = TrainSettings(batch=rows)
         task = UnlearnTask(GradientDifference(), subject, request, settings)
         loop, micro = Loop(subject, task, settings), task.micro_batches(0)[0]
         encoded = [subject.encoder.encode(r) for s in ("forget", "retain") for r in request[s]]
         answers = sum(e.num_targets for e in encoded)
-        told.update(step_memory(size_of(str(tmp_path)), tokens=task.tokens(micro), answers=answers))
+        told.update(step_memory(size_of(subject.model), tokens=task.tokens(micro), answers=answers))
 
         def step():
             loop.gradients(0)

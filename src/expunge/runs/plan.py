@@ -18,8 +18,8 @@ from expunge.runs.prepare import load_checked, make_benchmark
 from expunge.runs.recipe import FromModel, Recipe
 from expunge.runs.recommend import Advice, Budget, Facts, recommend
 from expunge.runs.stream import check_stream, parts
-from expunge.subjects.subject import load_encoder, pick_device
-from expunge.training.footprint import FP32, inference_flops, size_of, step_flops, step_memory
+from expunge.subjects.subject import Subject, load_encoder, pick_device
+from expunge.training.footprint import FP32, hollow, inference_flops, size_of, step_flops, step_memory
 
 __all__ = ["Plan", "plan"]
 
@@ -166,9 +166,10 @@ def _request(recipe: Recipe, notes: list[str]) -> tuple[Recipe, Request, list[st
 def _measure(made: Plan, recipe: Recipe, request: Request, encoder: Encoder, method: Any) -> None:
     lengths = {s: [len(w.ids) for r in request[s] for w in encoder.windows(r)] for s in request}
     made.tokens = {s: sum(values) for s, values in lengths.items()}
-    size = size_of(str(recipe.model), recipe.trust_remote_code)
+    model = hollow(str(recipe.model), recipe.trust_remote_code)
+    size, adapter = size_of(model), recipe.adapter == "lora"
     made.parameters = size.parameters
-    rank = recipe.lora.rank if recipe.adapter == "lora" else None
+    trained = recipe.lora.rank * size.lora if adapter else _trained(method, model, encoder)
     parts = 2 if request.retain and getattr(method, "retain", "none") != "none" else 1
     rows = recipe.train.batch * parts
     step_tokens = rows * sum(lengths["forget"]) / max(1, len(lengths["forget"]))
@@ -179,7 +180,7 @@ def _measure(made: Plan, recipe: Recipe, request: Request, encoder: Encoder, met
     at_once = recipe.train.accumulate * made.devices
     checkpointing = recipe.train.gradient_checkpointing
     made.memory = step_memory(
-        size, tokens=step_tokens / at_once, answers=step_answers / at_once, rank=rank,
+        size, tokens=step_tokens / at_once, answers=step_answers / at_once, trained=trained, adapter=adapter,
         master=FP32 if recipe.dtype == "float32" else FP32 // 2, bf16=recipe.train.bf16,
         checkpointing=checkpointing, shards=shards,
     )  # fmt: skip
@@ -187,7 +188,7 @@ def _measure(made: Plan, recipe: Recipe, request: Request, encoder: Encoder, met
         made.memory["reference cache"] = min(reference, int(recipe.reference_budget * 2**30))
     evidence = sum(made.tokens.values())
     flops = {
-        "unlearn": made.steps * step_flops(size, step_tokens, rank=rank, checkpointing=checkpointing),
+        "unlearn": made.steps * step_flops(size, step_tokens, trained=trained, checkpointing=checkpointing),
         "measure": 4 * inference_flops(size, evidence) * 4,
         "control": inference_flops(size, made.tokens.get("calibration", 0)) * 20,
     }
@@ -199,6 +200,13 @@ def _measure(made: Plan, recipe: Recipe, request: Request, encoder: Encoder, met
         )
     card = METHODS.card(recipe.method.name).fields
     made.notes.append(f"{recipe.method.name}: {card['cost']} per step; erases {card['erases']}")
+
+
+def _trained(method: Any, model: Any, encoder: Encoder) -> int | None:
+    """Parameters that the method trains; None: all."""
+    selects = getattr(method, "selects", None)
+    chosen = selects(Subject(model, encoder.tokenizer, encoder)) if selects else None
+    return None if chosen is None else sum(p.numel() for n, p in model.named_parameters() if n in chosen)
 
 
 def _reference_bytes(

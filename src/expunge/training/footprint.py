@@ -9,8 +9,9 @@ docs/large-models.md holds these numbers against measured runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["FP32", "Size", "inference_flops", "size_of", "step_flops", "step_memory"]
+__all__ = ["FP32", "Size", "hollow", "inference_flops", "size_of", "step_flops", "step_memory"]
 
 ADAM = 8  # bytes of the two moments of one fp32 parameter
 FP32 = 4
@@ -28,23 +29,22 @@ class Size:
     vocabulary: int
     lora: int
 
-    def trained(self, rank: int | None) -> int:
-        """Parameters an optimizer sees: all, or those of a LoRA of this rank."""
-        return self.parameters if rank is None else rank * self.lora
 
-
-def size_of(source: str, trust_remote_code: bool = False) -> Size:
-    """The sizes of a model, from its configuration alone; no weights are loaded."""
+def hollow(source: str, trust_remote_code: bool = False) -> Any:
+    """A model without weights, from its configuration alone."""
     import torch
-    from torch import nn
     from transformers import AutoConfig, AutoModelForCausalLM
-
-    from expunge.subjects.architecture import linear_targets
 
     config = AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    text = config.get_text_config()
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+
+
+def size_of(model: Any) -> Size:
+    """The sizes of a model, which may be hollow."""
+    from expunge.subjects.architecture import linear_targets
+
+    text = model.config.get_text_config()
     targets = tuple(linear_targets(model))
     shapes = [p.shape for name, p in model.named_parameters() if name.endswith("weight") and p.dim() == 2
               and any(f".{t}." in name or name.endswith(f"{t}.weight") for t in targets)]  # fmt: skip
@@ -65,7 +65,8 @@ def step_memory(
     *,
     tokens: float,
     answers: float,
-    rank: int | None = None,
+    trained: int | None = None,
+    adapter: bool = False,
     master: int = FP32,
     bf16: bool = False,
     checkpointing: bool = False,
@@ -74,12 +75,12 @@ def step_memory(
     """Bytes on one device between forward and backward pass of a micro-batch, where a step is largest.
 
     `tokens` and `answers`: of the micro-batch on this device, padding counted, and those at which logits are
-    needed; `rank`: of a LoRA (None: all weights are trained); `master`: bytes of a frozen or trained weight;
-    `shards`: devices that weights, gradients and moments are divided over (FSDP2).
+    needed; `trained`: parameters an optimizer sees (None: all), beside the model's own where they are an
+    `adapter`; `master`: bytes of a weight; `shards`: devices that weights, gradients and moments are divided
+    over (FSDP2).
     """
-    trained = size.trained(rank)
-    frozen = 0 if rank is None else size.parameters
-    weights = frozen * master + trained * (FP32 if rank is not None else master)
+    trained = size.parameters if trained is None else trained
+    weights = size.parameters * master + (trained * FP32 if adapter else 0)
     compute = 2 if bf16 or master == 2 else FP32
     norms, rest = 6 * size.hidden, 5 * size.queries + 4 * size.inner
     block = norms * FP32 + rest * compute
@@ -99,11 +100,13 @@ def step_memory(
     return {name: value for name, value in found.items() if value}
 
 
-def step_flops(size: Size, tokens: float, *, rank: int | None = None, checkpointing: bool = False) -> float:
-    """Operations of a training step on so many tokens: 2·N forward; as much backward for the activations, and
-    for the weights where they are trained; one more forward where activations are computed again."""
-    passes = 2 + (1 if rank is None else 0) + (1 if checkpointing else 0)
-    return 2.0 * size.parameters * tokens * passes
+def step_flops(
+    size: Size, tokens: float, *, trained: int | None = None, checkpointing: bool = False
+) -> float:
+    """Operations of a training step on so many tokens: 2·N forward, as many backward for the activations, and
+    two for each weight that is trained; one more forward where activations are computed again."""
+    trained = size.parameters if trained is None else trained
+    return 2.0 * tokens * (size.parameters * (3 if checkpointing else 2) + trained)
 
 
 def inference_flops(size: Size, tokens: float) -> float:
