@@ -32,15 +32,20 @@ def _losses(evidence: Evidence) -> np.ndarray:
 
 
 def called_nonmembers(model: ModelEvidence, split: str, members: str, nonmembers: str) -> float:
-    """Share of `split` above the loss that best tells this model's members from its non-members.
+    """Share of `split` above the loss that best tells this model's members from its non-members."""
+    return share_outside(*(_losses(model[name]) for name in (split, members, nonmembers)))
 
-    The threshold maximizes the balanced accuracy on `members` against `nonmembers`, the lowest on a tie.
+
+def share_outside(losses: np.ndarray, members: np.ndarray, nonmembers: np.ndarray) -> float:
+    """Share of the losses above a threshold fixed on members against non-members.
+
+    It maximizes the balanced accuracy, the lowest on a tie.
     """
-    inside, outside = (np.sort(_losses(model[name])) for name in (members, nonmembers))
+    inside, outside = np.sort(members), np.sort(nonmembers)
     cuts = np.unique(np.concatenate([inside, outside]))
     right = np.searchsorted(inside, cuts, side="right") / len(inside)
     right = right + 1 - np.searchsorted(outside, cuts, side="right") / len(outside)
-    return float((_losses(model[split]) > cuts[right.argmax()]).mean())
+    return float((losses > cuts[right.argmax()]).mean())
 
 
 @METRICS.register(
