@@ -42,7 +42,8 @@ Zhu et al. 2024 (arXiv 2406.08288). Written by `python -m perf.label_domains`.
 
 UA is 1 − accuracy on the target data, RA accuracy on the retain data, TA on test data that stay, MIA the
 share of target data that a loss threshold, fixed on retain and test data, calls non-members. The gap is the
-mean distance of the four to retraining without the target data; 0 is best. Right of it: accuracy on each part.
+mean distance of the four to retraining without the target data; 0 is best. Right of it stands the accuracy on
+each part. World, classifier and all settings are ours, not the paper's.
 """
 
 TAIL = """
@@ -54,9 +55,9 @@ drives UA to 1 there is further from it than one that does nothing, and the orig
 
 Where target data are hidden, a method that keeps what it was told to keep keeps them: random labels and
 fine-tuning leave them as they are. With a model of superclasses (data mismatch) they share the label of what
-is listed, so that ascent takes them along, and TARF's gate, which closes for the points whose loss moved most,
-finds most of them. With a model of classes (target mismatch) ascent on one class hardly moves its siblings: no
-method here forgets the hidden data, TARF's gate included, other than in the paper, on images.
+is listed, so that ascent takes them along, and TARF's gate, which closes for the points whose loss moved
+most, finds most of them. With a model of classes (target mismatch) ascent on one class hardly moves its
+siblings: no method here forgets the hidden data, TARF's gate included.
 
 Ascent has no end of its own: it stops after twelve steps, chosen by hand. TARF is told how many points are
 hidden. For language models, `stress: {listed: 0.5}` of a recipe does the same to any request, see
