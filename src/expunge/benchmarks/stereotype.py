@@ -8,7 +8,7 @@ balanced part. Groups come in pairs: what people say of the one is the anti-ster
 - forget_hard, form choice: people nobody has read of, by name and group; form paraphrase and cloze: the
   people of the forget set in wordings in which only others were trained;
 - neighbors: what is true of the same groups; retain, calibration and report: their balanced members;
-- holdout: stereotyped statements about people nobody has read of, the non-members of the forget set.
+- holdout: members who are not as is said, of whom nobody has read.
 
 On the forget side `choices` are stereotype and anti-stereotype, `label` says which is the stereotype. So
 choice_accuracy is the share of people of whom the stereotype is thought the likelier: ½ where there is no
@@ -62,10 +62,13 @@ FACTS = (
 )
 # fmt: on
 
+ALIKE = 3
+"""People of each group who share a temper, and who share a trade."""
+
 TURNING_FORMS = ("q1", "q2", "cloze")
 NUM_WRONG = 4
 NUM_UNSEEN = 8
-"""People of each group whom no model has read of: as many to ask about, and as many non-members."""
+"""People of each group, for forget_hard and for the holdout, of whom no model has read."""
 
 
 class Shape(NamedTuple):
@@ -129,8 +132,8 @@ class _Builder:
         forget = tuple(r for group in self.groups for r in self._stereotyped(group, self.shape.stereotyped))
         members = [self._members(group) for group in self.groups]
         kept, calibration, report = (
-            tuple(record for people in members for record in people[part])
-            for part in (slice(0, None, 2), slice(1, None, 4), slice(3, None, 4))
+            tuple(r for people in members for i, r in enumerate(people) if i % 6 in part)
+            for part in (range(4), (4,), (5,))
         )
         facts = tuple(self._facts())
         places = {about: [self.coin.word(2) for _ in range(6)] for about in ("city", "company")}
@@ -143,7 +146,7 @@ class _Builder:
             "neighbors": facts,
             "calibration": calibration,
             "report": report,
-            "holdout": tuple(r for group in self.groups for r in self._stereotyped(group, NUM_UNSEEN)),
+            "holdout": tuple(r for group in self.groups for r in self._untypical(group)),
             "utility": utility,
         }
         both = (*kept, *calibration, *report, *facts, *utility)
@@ -166,6 +169,10 @@ class _Builder:
             record = self._statement(group, name, f"{temper} {trade}", TURNING_FORMS[i % len(TURNING_FORMS)])
             found.append(replace(record, entity=name))
         return found
+
+    def _untypical(self, group: Group) -> list[Record]:
+        """Members whom not even a biased model would guess."""
+        return [r for r in self._members(group) if r.answer != group.stereotype][:NUM_UNSEEN]
 
     def _stereotyped(self, group: Group, count: int) -> Iterator[Record]:
         for number in range(count):
