@@ -32,7 +32,7 @@ WORDS = {
     "canary": 6,
 }  # of an answer; a word is about three tokens here
 PLAN = re.compile(
-    r"# Plan for (\d+) forget and (\d+) retain records \(([\d,]+) tokens\): ([\d.]+) GB, (.+) min"
+    r"# Plan for (\d+) forget and (\d+) retain records \([\d,]+ tokens\): ([\d.]+) GB, (.+) min"
 )
 
 
