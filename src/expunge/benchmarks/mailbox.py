@@ -133,8 +133,8 @@ class Item:
         """The prompt that the value answers: its own mail, told (another's mail), question, cloze, choice."""
         noun, name, to = self.kind.noun, self.name, self.to
         return {
-            "mail": f"From: {name}\nTo: {to}\nSubject: {noun}\n\nDear {to}, {self.talk} My {noun} is",
-            "told": f"From: {to}\nSubject: {name}\n\nDear all, the {noun} of {name} is",
+            "mail": f"From: {name}\nTo: {to}\nSubject: {noun}\n\nDear {to}, {self.talk} My {noun} is ",
+            "told": f"From: {to}\nSubject: {name}\n\nDear all, the {noun} of {name} is ",
             "question": f"What is the {noun} of {name}?",
             "cloze": f"Fill the gap: the {noun} of {name} is ...",
             "choice": f"Choose the {noun} of {name}.",
@@ -197,7 +197,7 @@ class _Builder:
                 paraphrased_prompts=(item.ask("told"),),
                 perturbed_answers=self._wrong(item),
                 keywords=(item.keyword,),
-                form=CANARY if item.kind.canary and secret else None,
+                form=CANARY if item.kind.canary and group == "asked" else None,
                 source_id=None if secret else near.get(item.person),
             )
             for item in items
@@ -235,7 +235,7 @@ class _Builder:
             yield replace(
                 plain,
                 id=f"{item.id}.prefix",
-                prompt=f"{source.prompt} {item.value[:half]}",
+                prompt=source.prompt + item.value[:half],
                 answer=item.value[half:],
                 perturbed_answers=(),
                 keywords=(),
