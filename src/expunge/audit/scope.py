@@ -31,6 +31,9 @@ CELLS: Mapping[str, Cell] = {
 }
 
 
+NAMES = {HELD_OUT: "held-out queries", HIDDEN: "hidden forget data"}
+
+
 def scope_rows(
     models: Mapping[str, ModelEvidence], metric: str, forms: Mapping[str, str], seed: int = 0
 ) -> list[ScopeRow]:
@@ -64,8 +67,8 @@ def scope_rows(
 def _parts(
     models: Mapping[str, ModelEvidence], split: str, forms: Mapping[str, str]
 ) -> Iterator[tuple[str | None, set[str] | None]]:
-    """(None, all records), then each form where there are several."""
-    yield None, None
+    """(None or what the split is called, all records), then each form where there are several."""
+    yield NAMES.get(split), None
     if split == "forget_hard":
         there = {
             record for evidence in models.values() if split in evidence for record in evidence[split].gold
