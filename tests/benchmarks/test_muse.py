@@ -39,7 +39,7 @@ def test_paper_metrics_exist():
 
 def test_bad_options_are_named_all_at_once():
     with pytest.raises(ConfigError) as caught:
-        Muse.from_part("novels", words=4, documents=True, shots=11)
+        Muse.from_part("novels", words=4, documents=True, shots=None)
     where = [p.where.removeprefix("benchmark.") for p in caught.value.problems]
     assert where == ["part", "words", "documents", "shots"]
 
@@ -115,6 +115,8 @@ def test_pieces_and_probes_have_the_words_asked_for():
     assert max(len(r.prompt.split()) for r in cut["forget_verbatim"]) == 30
     words = [word for r in cut.forget if r.entity == cut.forget[0].entity for word in r.answer.split()]
     assert words == whole.forget[0].answer.split()
+    few = muse(documents=8, words=60, pieces=2).request().forget
+    assert [r for r in cut.forget if r.id.rpartition(".")[2] in "01"] == list(few)
     known = {r.answer for r in cut.forget}
     assert all(f"{r.prompt}{r.answer}" in known for r in cut["forget_verbatim"])
 

@@ -26,8 +26,8 @@ def in_words(text: str, length: int) -> list[str]:
     return [" ".join(found[a:b]) for a, b in zip(starts, [*starts[1:], len(found)], strict=True)]
 
 
-def pieces(documents: Iterable[Record], length: int | None) -> list[Record]:
-    """Each document in pieces of `length` words that name it as their entity; None: whole.
+def pieces(documents: Iterable[Record], length: int | None, most: int | None = None) -> list[Record]:
+    """Each document in pieces of `length` words that name it as their entity, the first `most`; None: whole.
 
     >>> [(r.id, r.entity, r.answer) for r in pieces([Record("d", "", "", "a b c d")], 2)]
     [('d.0', 'd', 'a b'), ('d.1', 'd', 'c d')]
@@ -40,7 +40,7 @@ def pieces(documents: Iterable[Record], length: int | None) -> list[Record]:
         else:
             rows += [
                 replace(document, id=f"{document.id}.{i}", entity=entity, answer=text)
-                for i, text in enumerate(in_words(document.answer, length))
+                for i, text in enumerate(in_words(document.answer, length)[:most])
             ]
     return rows
 

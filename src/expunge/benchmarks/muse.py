@@ -7,7 +7,7 @@ come one after the other (`recipes/muse-sustain.yaml`). Original and oracle know
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import ClassVar
@@ -50,11 +50,13 @@ class Muse(Finetuned):
     The hub's raw documents are used where they are; a folder without them serves with its extracts: those of
     the privacy test, and the passages of the verbatim test as documents. Of books without any documents, the
     questions are all there is. `words`: documents are cut to pieces of so many words, and probes to as many
-    (default: whole). `documents`: so many of each kind are used. `shots`: examples before a question.
+    (default: whole). `documents`: so many of each kind are used, and of each so many `pieces`. `shots`:
+    examples before a question.
     """
 
     words: int | None = None
     documents: int | None = None
+    pieces: int | None = None
     shots: int = SHOTS
 
     PARTS: ClassVar[Sequence[str]] = (
@@ -70,14 +72,13 @@ class Muse(Finetuned):
 
     def problems(self) -> Iterator[Problem]:
         yield from super().problems()
-        for name, least, most in (("words", 16, None), ("documents", 4, None), ("shots", 0, SHOTS)):
+        for name, least in (("words", 16), ("documents", FOLDS), ("pieces", 1), ("shots", 0)):
             value = getattr(self, name)
-            if value is None and name != "shots":
-                continue
             whole = isinstance(value, int) and not isinstance(value, bool)
-            if not whole or value < least or (most is not None and value > most):
-                ends = f"from {least} up" if most is None else f"from {least} to {most}"
-                yield Problem(f"benchmark.{name}", f"is {value!r}", f"Give a whole number {ends}")
+            if not (whole and value >= least) and (value is not None or name == "shots"):
+                yield Problem(f"benchmark.{name}", f"is {value!r}", f"Give a whole number from {least} up")
+        if self.pieces and self.words is None:
+            yield Problem("benchmark.pieces", "stands without words", "Give words, the length of a piece")
 
     # What there is -------------------------------------------------------------------------------------
 
@@ -129,7 +130,7 @@ class Muse(Finetuned):
         if self.source == "questions":
             asked = [self._question(record, "forget") for record in self._of("knowmem_forget_qa")]
             return {"forget": asked, "retain": kept}
-        forget = pieces((document for document, asked in self._read if asked), self.words)
+        forget = self._cut(document for document, asked in self._read if asked)
         splits = {
             "forget": forget,
             "forget_hard": self._knowledge(forget),
@@ -220,11 +221,14 @@ class Muse(Finetuned):
         return replace(record, style="raw", prompt="".join([*asked, ASKED.format(record.prompt), " "]))
 
     def _kept(self, name: str) -> list[Record]:
-        return pieces(self._of(name)[: self.documents], self.words)
+        return self._cut(self._of(name)[: self.documents])
+
+    def _cut(self, documents: Iterable[Record]) -> list[Record]:
+        return pieces(documents, self.words, self.pieces)
 
     def taught(self, request: Request) -> tuple[Record, ...]:
         """What stays, and the documents of other requests."""
-        others = pieces((document for document, asked in self._read if not asked), self.words)
+        others = self._cut(document for document, asked in self._read if not asked)
         return (*super().taught(request), *others)
 
     def notes(self) -> Mapping[str, str]:
