@@ -63,6 +63,12 @@ def test_records_known_no_better_than_unseen_ones_are_likely_nonmembers():
     assert likely_nonmembers({"forget": seen["forget"]}, "probability") == []
 
 
+def test_one_lucky_guess_among_many_unseen_records_says_nothing():
+    forget = evidence("forget", [0.9, 0.5])
+    guessed = {"forget": forget, "holdout": evidence("holdout", [0.1] * 29 + [0.99])}
+    assert likely_nonmembers(guessed, "probability") == []
+
+
 def entry(run, state, **facts):
     return {"run": run, "state": state, "facts": facts}
 

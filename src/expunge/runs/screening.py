@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+import numpy as np
+
 from expunge.data.near import near_duplicates, normalized, sketch
 from expunge.data.records import Record
 from expunge.data.request import Request
@@ -26,7 +28,10 @@ ALIKE = 0.8  # Jaccard overlap of word triples of two answers
 BENIGN = ("retain", "utility", "report", "calibration")
 SHOWN = 5
 MARGIN = 0.05
-"""A record known no better than the best-known holdout record, within this, was unlikely seen."""
+"""A record known no better than the best-known holdout records, within this, was unlikely seen."""
+
+LUCKY = 0.05
+"""Share of the holdout that a model may have guessed."""
 
 
 def screened(recipe: Recipe, request: Request) -> list[str]:
@@ -68,7 +73,7 @@ def likely_nonmembers(evidence: Mapping[str, Evidence], metric: str) -> list[str
     ours, unseen = (compute(metric, evidence, split).per_record for split in ("forget", "holdout"))
     if not ours or not unseen:
         return []
-    line = max(unseen.values()) + MARGIN
+    line = np.quantile(list(unseen.values()), 1 - LUCKY, method="higher") + MARGIN
     weak = [record for record, value in ours.items() if value <= line]
     if not weak:
         return []
