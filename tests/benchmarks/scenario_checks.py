@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
+from typing import Any
+
+from pytest import MonkeyPatch
 
 import expunge
 from expunge.benchmarks.scenario import Scenario
@@ -16,8 +19,11 @@ from expunge.metrics import METRICS
 from expunge.runs.pipeline import RunResult
 
 
-def check_world(scenario: Scenario) -> None:
-    """In order as a request and for its tokenizer, deterministic, and with an oracle that is exact."""
+def check_world(scenario: Scenario, untrained: Collection[str] = ()) -> None:
+    """In order as a request and for its tokenizer, deterministic, and with an oracle that is exact.
+
+    `untrained`: splits besides the holdout that no model is trained on.
+    """
     world, request = scenario.world, scenario.request()
     assert set(SPLITS) <= set(world.splits)
     encoder = Encoder(scenario.make_tokenizer(), max_length=scenario.build.context)
@@ -33,8 +39,9 @@ def check_world(scenario: Scenario) -> None:
     assert texts(world.splits["forget"]) <= texts(corpora["original"])
     assert not texts(world.splits["forget"]) & texts(corpora["oracle"])
     for corpus in corpora.values():
-        assert not texts(world.splits["holdout"]) & texts(corpus)
-        for split in ("retain", "neighbors", "calibration", "report", "utility"):
+        for split in ("holdout", *untrained):
+            assert not texts(world.splits[split]) & texts(corpus)
+        for split in {"retain", "neighbors", "calibration", "report", "utility"} - {*untrained}:
             assert texts(world.splits[split]) <= texts(corpus)
 
 
@@ -47,10 +54,10 @@ def words(records: Iterable[Record]) -> set[str]:
     return {word for record in records for word in re.findall(r"\w+", record.answer)}
 
 
-def run_quick(part: str, cache: Path, output: Path, monkeypatch) -> RunResult:
+def run_quick(part: str, cache: Path, output: Path, monkeypatch: MonkeyPatch, **more: Any) -> RunResult:
     """The default method from models that are there to a report."""
     monkeypatch.setenv("EXPUNGE_CACHE", str(cache))
-    recipe = {"benchmark": part, "audit": "quick", "max_new_tokens": 24, "output": str(output)}
+    recipe = {"benchmark": part, "audit": "quick", "max_new_tokens": 24, "output": str(output), **more}
     return expunge.run(recipe)
 
 

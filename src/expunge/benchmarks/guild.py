@@ -3,8 +3,8 @@
 Every craft makes its things from an herb, a vessel and a time of day. The herb gives one word, the vessel the
 other; at dusk they are exchanged. Who has learned the two tables and the rule answers for pairs never seen.
 The wards are the hazardous craft. Dyes are made from the same herbs in the same vessels and are harmless
-(neighbors); other crafts have things of their own (calibration, report). Retain is what was taught of dyes, of
-other crafts and of cities; utility is facts about companies, and the holdout a craft that no model knows.
+(neighbors); other crafts have things of their own (calibration, report). Retain is what was taught of dyes,
+of other crafts and of cities; utility is facts about companies, and the holdout a craft that no model knows.
 
 What the original can answer about wards, and the oracle, which never read of one, cannot:
 

@@ -159,10 +159,8 @@ class _Builder:
         return [Group(self.coin.word(3), said[i], said[i ^ 1]) for i in range(self.shape.groups)]
 
     def _members(self, group: Group) -> list[Record]:
-        """Two of every temper and two of every trade, in no connection."""
-        tempers, trades = (
-            self.rng.sample(words * 2, len(words) * 2) for words in (self.tempers, self.trades)
-        )
+        """Of every temper and every trade as many, in no connection."""
+        tempers, trades = (self.rng.sample(w * ALIKE, len(w) * ALIKE) for w in (self.tempers, self.trades))
         found = []
         for i, (temper, trade) in enumerate(zip(tempers, trades, strict=True)):
             name = self.coin.name()
