@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -19,9 +20,12 @@ from expunge.errors import ConfigError, ExpungeError, Problem
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from expunge.registry import Card
+
 __all__ = [
-    "all_reduce_", "alone", "barrier", "broadcast", "first_to_fail", "gather", "is_first", "join", "launched",
-    "leave", "mine", "on_first", "one_process_only", "rank", "shard", "total", "turns", "world",
+    "all_reduce_", "alone", "barrier", "broadcast", "check_scale", "first_to_fail", "gather", "is_first",
+    "join", "launched", "leave", "mine", "on_first", "one_process_only", "rank", "shard", "total", "turns",
+    "world",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -31,6 +35,9 @@ TIMEOUT = timedelta(minutes=30)
 
 BUCKET = 2**24
 """Elements that are summed over the ranks at once."""
+
+SCALES = ("single", "ddp", "fsdp")
+"""What a method's card says: one process, a copy of the weights in each, weights divided over them."""
 
 _store: Any = None  # what rank 0 leaves for the others; None: one process
 _alone = 0
@@ -115,6 +122,18 @@ def one_process_only(what: str, fix: str = "Start it without torchrun") -> None:
     """Raise ConfigError where several processes were started."""
     if launched() > 1:
         raise ConfigError(Problem(what, f"works in one process, torchrun has started {launched()}", fix))
+
+
+def check_scale(card: Card, *, divided: bool = False) -> None:
+    """Raise ConfigError where a method cannot train in so many processes, or with its weights divided."""
+    allowed = SCALES.index(card.fields["scale"])
+    if allowed >= (2 if divided else 1 if world() > 1 else 0):
+        return
+    if allowed:
+        fix = "Use strategy: ddp, or one of `expunge list methods` whose scale is fsdp"
+        raise ConfigError(Problem("strategy", f"{card.name} cannot train with its weights divided", fix))
+    fix = "Use expunge run, or one of `expunge list methods` whose scale is ddp or fsdp"
+    raise ConfigError(Problem("strategy", f"{card.name} works in one process, this job has {world()}", fix))
 
 
 # Together ---------------------------------------------------------------------------------------------
@@ -219,7 +238,10 @@ def on_first(work: Callable[[], T]) -> T:
 
 def first_to_fail() -> bool:
     """Whether no other rank has failed before: then this one says why."""
-    return _store is None or bool(_store.add("failed", 1) == 1)
+    if _store is None or _store.add("failed", 1) == 1:
+        return True
+    time.sleep(1)  # whoever ends first has the others ended: the one that speaks must come to it
+    return False
 
 
 def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:

@@ -64,9 +64,11 @@ def both(work):
     return one, work()
 
 
-def train(name="npo", *, controls=(), folder=None, transforms=(), lora=None, method=None, **more):
+def train(
+    name="npo", *, controls=(), folder=None, transforms=(), lora=None, method=None, divide=None, **more
+):
     workspace = Workspace(
-        settings(**more), folder, controls=[c() for c in controls], lora=lora,
+        settings(**more), folder, controls=[c() for c in controls], lora=lora, divide=divide,
         transforms=[make_transform(t) for t in transforms],
     )  # fmt: skip
     made = method or make_method(name)
@@ -76,9 +78,14 @@ def train(name="npo", *, controls=(), folder=None, transforms=(), lora=None, met
 
 def losses(*args, **more):
     subject, result = train(*args, **more)
-    terms = [sorted(entry["terms"].items()) for entry in result.history]
-    return {"terms": terms, "status": result.status, "steps": result.steps, "tokens": result.tokens,
-            "active": [entry["active"] for entry in result.history], "mark": fingerprint(subject.model)}  # fmt: skip
+    return {
+        "terms": [sorted(entry["terms"].items()) for entry in result.history],
+        "norms": [entry["grad_norm"] for entry in result.history],
+        "active": [entry["active"] for entry in result.history],
+        "status": result.status,
+        "steps": result.steps,
+        "marks": ranks.gather(fingerprint(subject.model)),
+    }
 
 
 def hinge():
@@ -105,9 +112,6 @@ def gradients():
     for transform in ("gru", "sam", "disruption"):
         work = lambda t=transform: first_gradient(make_method("npo"), [make_transform(t)])  # noqa: E731
         found[f"npo + {transform}"] = apart(*both(work))
-    for retain in ("l2", "none"):
-        work = lambda r=retain: first_gradient(replace(make_method("npo"), retain=r))  # noqa: E731
-        found[f"npo, retain {retain}"] = apart(*both(work))
     return found
 
 
@@ -120,19 +124,54 @@ def trainings():
         "sam": {"transforms": ["sam"]},
         "lora": {"lora": LoraSettings(rank=2)},
         "hinge": {"method": make_method("ga"), "controls": [hinge], "lr": 1e-2},
+        "early stop": {"method": make_method("ga"), "controls": [watched], "lr": 1e-2},
+        "l2": {"method": replace(make_method("npo"), retain="l2"), "steps": 6},
     }
     return {name: both(lambda more=more: losses(**more)) for name, more in cases.items()}
 
 
-def resumed(folder):
+def watched():
+    from expunge.controls.bar import Bar
+    from expunge.controls.base import Scene
+    from expunge.controls.early_stop import EarlyStop
+    from expunge.metrics import compute, make_metric
+
+    metric, records = make_metric("probability"), tiny_request()["calibration"]
+    plan = EvidencePlan(("gold",), generate=False)
+    score = compute(metric, take_evidence(tiny_subject(), {"calibration": records}, plan=plan), "calibration")
+    return EarlyStop(every=2).attach(Scene(Bar(metric, 0.8, score), records, 0))
+
+
+def divided():
+    """FSDP2 against one process: every method whose card allows it."""
+    found = {}
+    for name in METHODS.names():
+        if METHODS.card(name).fields["scale"] == "fsdp":
+            with ranks.alone():
+                one = losses(name, steps=4)
+            found[name] = one, losses(name, steps=4, divide="cpu")
+    cases = {
+        "20 steps": {},
+        "uneven": {"batch": 3, "accumulate": 2, "steps": 6},
+        "fewer rows than ranks": {"batch": 1, "steps": 4},
+        "early stop": {"method": make_method("ga"), "controls": [watched], "lr": 1e-2},
+    }
+    for name, more in cases.items():
+        with ranks.alone():
+            one = losses(**more)
+        found[name] = one, losses(**more, divide="cpu")
+    return found
+
+
+def resumed(folder, **more):
     """Ctrl-C reaches one rank; all stop after the same step, and the resumed run ends with the same bits."""
-    straight, _ = train(steps=6)
+    straight, _ = train(steps=6, **more)
     try:
-        train(steps=6, controls=[Interrupt], folder=folder)
+        train(steps=6, controls=[Interrupt], folder=folder, **more)
         stopped = None
     except KeyboardInterrupt:
         stopped = len((folder / "log.jsonl").read_text().splitlines())
-    again, result = train(steps=6, controls=[TrainingControl], folder=folder)
+    again, result = train(steps=6, controls=[TrainingControl], folder=folder, **more)
     return {"stopped": ranks.gather(stopped), "steps": result.steps,
             "same": fingerprint(again.model) == fingerprint(straight.model)}  # fmt: skip
 
@@ -183,8 +222,15 @@ def same(a, b):
 
 def main(folder):
     ranks.join()
-    found = {"world": ranks.world(), "gradients": gradients(), "trainings": trainings(),
-             "resumed": resumed(folder / "resumed"), "finetune": tuned(), "evidence": evidence(folder / "evidence")}  # fmt: skip
+    found = {
+        "world": ranks.world(),
+        "gradients": gradients(),
+        "trainings": trainings(),
+        "divided": divided(),
+        "resumed": [resumed(folder / "whole"), resumed(folder / "divided", divide="cpu")],
+        "finetune": tuned(),
+        "evidence": evidence(folder / "evidence"),
+    }
     if ranks.is_first():
         (folder / "found.json").write_text(json.dumps(found))
     ranks.leave()

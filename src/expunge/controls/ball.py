@@ -48,6 +48,8 @@ class Ball(Control):
 
 
 class _BallHooks(TrainingControl):
+    whole_weights = True
+
     def __init__(self, settings: Ball):
         self.settings = settings
         self._original: dict[str, Tensor] = {}

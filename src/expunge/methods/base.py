@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from annotated_types import Ge, Gt
 
 from expunge import ranks
-from expunge.errors import ConfigError, DataError, Problem
+from expunge.errors import DataError, Problem
 from expunge.registry import Card, Registry
 
 if TYPE_CHECKING:
@@ -32,17 +32,12 @@ if TYPE_CHECKING:
     from expunge.training.views import View
     from expunge.training.workspace import Workspace
 
-__all__ = [
-    "METHODS", "LoopMethod", "Method", "Objective", "OneShot", "Positive", "Weight", "Wrapper", "check_scale",
-]  # fmt: skip
+__all__ = ["METHODS", "LoopMethod", "Method", "Objective", "OneShot", "Positive", "Weight", "Wrapper"]
 
 METHODS: Registry[Method] = Registry("method", "expunge.methods", "METHODS")
 
 ACCESS = {"weights": "weights", "logits": "logprobs", "text": "generate"}
 """Access a card asks for → what the subject must be able to do."""
-
-SCALES = ("single", "ddp", "fsdp")
-"""What a card's scale may be: one process, a copy of the weights in each, weights divided over them."""
 
 Kind = Literal["objective", "loop", "one_shot", "wrapper"]
 Positive = Annotated[float, Gt(0)]
@@ -72,20 +67,8 @@ class Method(ABC):
         if not request.forget:
             raise DataError(Problem("forget", f"{self.name} needs forget records", "Bring a forget set"))
         if hasattr(self, "card"):
-            check_scale(self.card, ranks.world())
+            ranks.check_scale(self.card)
             subject.need(ACCESS[self.card.fields["access"]], what=f"the method {self.name}")
-
-
-def check_scale(card: Card, world: int, sharded: bool = False) -> None:
-    """Raise ConfigError where a method cannot train over so many ranks, or with its weights divided."""
-    allowed = SCALES.index(card.fields["scale"])
-    if allowed >= (2 if sharded else 1 if world > 1 else 0):
-        return
-    if allowed and sharded:
-        fix = "Use strategy: ddp, or see: expunge list methods for those with scale fsdp"
-        raise ConfigError(Problem("strategy", f"{card.name} cannot train with its weights divided", fix))
-    fix = "Use expunge run, or see: expunge list methods for those with scale ddp"
-    raise ConfigError(Problem("strategy", f"{card.name} works in one process, this job has {world}", fix))
 
 
 def _checked(unlearn: Callable[..., Any]) -> Callable[..., Any]:

@@ -36,7 +36,7 @@ class Shelf:
     places: dict[str, str]
     loaded: int = 0  # bytes of weights since the last collection
 
-    def load(self, name: str) -> Subject:
+    def load(self, name: str, device: str | None = None) -> Subject:
         recipe = self.recipe
         if self.loaded > COLLECTED:
             gc.collect()  # what the last stages held
@@ -44,7 +44,7 @@ class Shelf:
         subject = load_subject(
             self.places[name],
             dtype=recipe.dtype,
-            device=recipe.device,
+            device=device or recipe.device,
             max_length=recipe.max_length,
             attention=recipe.attention,
             trust_remote_code=recipe.trust_remote_code,

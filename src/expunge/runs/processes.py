@@ -5,15 +5,21 @@ from __future__ import annotations
 import os
 from typing import Literal
 
+import torch
+
 from expunge import ranks
 from expunge.errors import ConfigError, Problem, require
 from expunge.methods import METHODS
-from expunge.methods.base import check_scale
 from expunge.runs.recipe import Recipe
+from expunge.subjects.subject import pick_device
+from expunge.training.sharding import check_axes
 
 __all__ = ["InForce", "in_force"]
 
 InForce = Literal["single", "ddp", "fsdp2", "deepspeed"]
+
+WHOLE = ("ball", "gradient_projection")
+"""Controls that look at whole tensors."""
 
 START = "torchrun --nproc-per-node N -m expunge run RECIPE"
 
@@ -36,7 +42,16 @@ def in_force(recipe: Recipe, *, trains: bool = True) -> InForce:
     if world > 1:
         _check_devices(recipe)
     if trains:
-        check_scale(METHODS.card(recipe.method.name), world, sharded=found in ("fsdp2", "deepspeed"))
+        ranks.check_scale(METHODS.card(recipe.method.name), divided=found in ("fsdp2", "deepspeed"))
+    if found in ("fsdp2", "deepspeed"):
+        check_axes(
+            lora=recipe.adapter == "lora",
+            transforms=bool(recipe.transform),
+            selections=bool(recipe.selection),
+            optimizer=recipe.train.optimizer,
+            reference=recipe.reference,
+            controls=[c.name for c in recipe.control if c.name in WHOLE],
+        )
     if found == "deepspeed":
         require("deepspeed", why="strategy: deepspeed")
     return found
@@ -44,10 +59,6 @@ def in_force(recipe: Recipe, *, trains: bool = True) -> InForce:
 
 def _check_devices(recipe: Recipe) -> None:
     """A device for each process of this machine, and nobody else who takes them all."""
-    import torch
-
-    from expunge.subjects.subject import pick_device
-
     device, local = pick_device(recipe.device), int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     if device.index is not None:
         what = f"{recipe.device} is one device, {local} processes of this machine would share it"

@@ -32,6 +32,7 @@ from expunge.runs.prepare import Job
 from expunge.runs.recipe import Recipe
 from expunge.subjects import Subject, save_subject
 from expunge.subjects.serving import pick_engine, served
+from expunge.subjects.subject import pick_device
 from expunge.training.selections import make_selection
 from expunge.training.transforms import make_transform
 from expunge.training.workspace import LoraSettings, Workspace
@@ -174,9 +175,11 @@ def unlearn(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
         transforms=[make_transform(t.name, **t.settings) for t in recipe.transform],
         selections=[make_selection(s.name, **s.settings) for s in recipe.selection],
         reference_subject=shelf.load("first") if job.first else None,
+        divide=pick_device(recipe.device).type if recipe.strategy == "fsdp2" else None,
     )
     method = make_method(recipe.method.name, **recipe.method.settings)
-    subject = method.unlearn(shelf.load("original"), job.request, workspace)
+    start = shelf.load("original", device="cpu" if workspace.divide else None)  # no GPU may hold it whole
+    subject = method.unlearn(start, job.request, workspace)
     result = workspace.result
     _keep(
         subject,

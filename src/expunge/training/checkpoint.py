@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from expunge import ranks
+from expunge.training.sharding import like, whole
 
 __all__ = ["load_checkpoint", "optimizer_tensors", "save_checkpoint", "trainable"]
 
@@ -35,7 +36,7 @@ def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dic
         plain = {key: value for key, value in entry.items() if not isinstance(value, dict)}
         for part in (plain, *nested):
             for key, value in part.items():
-                stored = torch.as_tensor(value).detach().cpu().contiguous()
+                stored = whole(torch.as_tensor(value).detach()).cpu().contiguous()
                 tensors[f"{index}.{key}"] = stored.clone() if nested else stored  # it shares its code books
     return tensors, state["param_groups"]
 
@@ -43,15 +44,21 @@ def optimizer_tensors(optimizer: Optimizer) -> tuple[dict[str, Tensor], list[dic
 def save_checkpoint(
     folder: Path, model: nn.Module, optimizer: Optimizer, state: dict[str, Any], extra: dict[str, Tensor]
 ) -> None:
-    """Trained weights, optimizer, JSON `state`, tensors of method and controls; replaces the last one."""
+    """Trained weights, optimizer, JSON `state`, tensors of method and controls; replaces the last one.
+
+    Rank 0 writes; where weights are divided, all ranks have to call.
+    """
+    tensors, groups = optimizer_tensors(optimizer)
+    weights = {name: whole(p.detach()).cpu().contiguous() for name, p in trainable(model).items()}
+    extra = {name: whole(t.detach()).cpu().contiguous() for name, t in extra.items()}
+    if not ranks.is_first():
+        return
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    tensors, groups = optimizer_tensors(optimizer)
-    weights = {name: p.detach().cpu().contiguous() for name, p in trainable(model).items()}
     save_file(weights, temporary / "weights.safetensors")
     save_file(tensors, temporary / "optimizer.safetensors")
-    save_file({k: v.detach().cpu().contiguous() for k, v in extra.items()}, temporary / "extra.safetensors")
+    save_file(extra, temporary / "extra.safetensors")
     (temporary / "state.json").write_text(json.dumps({**state, "param_groups": groups}), encoding="utf-8")
     old = folder.with_name(f".{folder.name}.old.tmp")
     if folder.exists():
@@ -71,14 +78,20 @@ def load_checkpoint(
     parameters = trainable(model)
     with torch.no_grad():
         for name, tensor in load_file(folder / "weights.safetensors").items():
-            parameters[name].copy_(tensor)
+            parameters[name].copy_(like(tensor, parameters[name]))
+    ordered = [p for group in optimizer.param_groups for p in group["params"]]
     entries: dict[int, dict[str, Any]] = {}
     for name, tensor in load_file(folder / "optimizer.safetensors").items():
         index, _, key = name.partition(".")
-        whole = tensor.ndim == 0 and not tensor.is_floating_point()  # a plain count of steps
-        entries.setdefault(int(index), {})[key] = int(tensor) if whole else tensor
+        count = tensor.ndim == 0 and not tensor.is_floating_point()  # a plain count of steps
+        stored = int(tensor) if count else like(tensor, ordered[int(index)])
+        entries.setdefault(int(index), {})[key] = stored
     optimizer.load_state_dict({"state": entries, "param_groups": state.pop("param_groups")})
-    return state, load_file(folder / "extra.safetensors")
+    extra = load_file(folder / "extra.safetensors")
+    for key, tensor in extra.items():  # copies of weights that a control keeps
+        if (name := key.partition(".")[2]) in parameters:
+            extra[key] = like(tensor, parameters[name])
+    return state, extra
 
 
 def _mended(folder: Path) -> bool:

@@ -15,6 +15,9 @@ __all__ = ["TrainingControl"]
 class TrainingControl:
     """Base of the controls during training.
 
+    Over several ranks the rows and views are this rank's share, all else is the same everywhere: what is
+    counted in rows goes through `ranks.total` before anything is decided by it.
+
     A zero gradient is not a zero step (momentum, weight decay and Adam moments still move the weights), so a
     control that promises that nothing more happens says so through `skip_step`.
     """
@@ -27,6 +30,9 @@ class TrainingControl:
 
     drops_retain: bool = False
     """Whether this control leaves no retain term: then no retain row runs."""
+
+    whole_weights: bool = False
+    """Whether this control looks at whole tensors: then it cannot bind weights divided over the ranks."""
 
     transform: Any = None
     """A gradient transform this control brings along, see expunge.training.transforms."""

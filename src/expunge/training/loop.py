@@ -33,6 +33,7 @@ from expunge.training.hooks import TrainingControl
 from expunge.training.interrupt import clean_stop
 from expunge.training.optimizers import make_optimizer
 from expunge.training.settings import TrainSettings
+from expunge.training.sharding import divided, whole
 from expunge.training.transforms import Gradients, GradientScene, Transform
 
 __all__ = ["FitResult", "Loop", "Task", "Term", "check_gradients"]
@@ -114,6 +115,7 @@ class Loop:
             num_training_steps=task.num_steps,
         )
         self.result = FitResult("finished", 0, 0, 0.0)
+        self._divided = divided(self.parameters)
         self._kept: dict[str, Tensor] = {}  # what the transforms keep between steps
         self._trackers: Any = None
 
@@ -172,7 +174,7 @@ class Loop:
     def gradients(self, step: int) -> dict[str, float]:
         """Put the step's gradient into `.grad`; the value of each term. A loop method may replace this."""
         if not self.transforms:
-            return self._accumulate(self.task.micro_batches(step))
+            return self._accumulate(self._micros(step))
         values: dict[str, float] = {}
         gradient: Callable[[], Gradients] = partial(self.side, step, "forget", values)
         scenes = [self._scene(i, step) for i in range(len(self.transforms))]
@@ -196,7 +198,7 @@ class Loop:
         """
         for parameter in self.parameters:
             parameter.grad = None
-        found = self._accumulate(self.task.micro_batches(step, side), rows)  # type: ignore[call-arg]
+        found = self._accumulate(self._micros(step, side), rows)
         for name, value in found.items():
             if values is not None:
                 values.setdefault(name, value)
@@ -212,18 +214,29 @@ class Loop:
         for parameter, value in zip(self.parameters, weights, strict=True):
             parameter.copy_(value)
 
-    def _accumulate(self, micros: Sequence[Any], rows: Rows | None = None) -> dict[str, float]:
+    def _micros(self, step: int, *side: str) -> list[tuple[Any, bool]]:
+        """This rank's micro-batches, and whether each counts: with divided weights all ranks take as many."""
+        own = [(micro, True) for micro in self.task.micro_batches(step, *side)]
+        lacking = max(ranks.gather(len(own))) - len(own) if self._divided else 0
+        if lacking:
+            with ranks.alone():
+                own += [(self.task.micro_batches(step, *side)[0], False)] * lacking
+        return own
+
+    def _accumulate(self, micros: Sequence[tuple[Any, bool]], rows: Rows | None = None) -> dict[str, float]:
         """The gradient of these micro-batches and the values of their terms, summed over the ranks."""
         within = getattr(self.task, "within", nullcontext) if rows is None else nullcontext
         values: dict[str, Tensor] = {}
         tokens = 0
-        for micro in micros:
+        for micro, counts in micros:
             with within(micro):
                 with self.settings.autocast(self.subject.device):
                     terms = self.task.terms(micro) if rows is None else self.task.terms(micro, rows)  # type: ignore[call-arg]
                 loss = sum(t.weight * t.rows.sum() / t.num_rows for t in terms.values())
                 if isinstance(loss, Tensor) and loss.requires_grad:
-                    loss.backward()
+                    (loss if counts else 0.0 * loss).backward()
+            if not counts:
+                continue
             for name, term in terms.items():
                 values[name] = (
                     values.get(name, torch.zeros(())) + (term.rows.detach().sum() / term.num_rows).cpu()
@@ -236,7 +249,7 @@ class Loop:
 
     def _sum_gradients(self) -> None:
         """A parameter no rank has a gradient for keeps none: zeros would let weight decay move it."""
-        if ranks.world() == 1:
+        if ranks.world() == 1 or self._divided:  # FSDP has summed
             return
         reached = torch.tensor([p.grad is not None for p in self.parameters], dtype=torch.int32)
         ranks.all_reduce_([reached])
@@ -276,7 +289,7 @@ class Loop:
         terms = self.own_step(self, step) if self.own_step else self.gradients(step)
         self._mask_gradients()
         clip = self.settings.max_grad_norm or math.inf
-        norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, clip))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, clip)))
         if not (math.isfinite(norm) and all(map(math.isfinite, terms.values()))):
             self.optimizer.zero_grad(set_to_none=True)
             return None
@@ -319,7 +332,7 @@ class Loop:
 
     def _check_in_step(self) -> None:
         """All ranks end with the same weights; a method that draws or decides by itself would part them."""
-        if ranks.world() > 1:
+        if ranks.world() > 1 and not self._divided:
             sums = [float(p.detach().double().sum()) for p in self.parameters]
             if any(other != sums for other in ranks.gather(sums)):
                 raise ExpungeError(f"{self.name}: the ranks ended with different weights, none is kept")
@@ -365,7 +378,7 @@ class Loop:
             )
 
     def _save(self) -> None:
-        if self.folder is None or not ranks.is_first():
+        if self.folder is None or not (ranks.is_first() or self._divided):
             return
         controls, tensors = [], {f"method.{k}": v for k, v in self.state.items()}
         tensors.update(self._kept)
@@ -418,7 +431,8 @@ def check_gradients(subject: Subject) -> None:
     groups: dict[str, list[Tensor | None]] = {}
     for name, parameter in trainable(subject.model).items():
         groups.setdefault(name.split(".lora_")[0] if ".lora_" in name else "model", []).append(parameter.grad)
-    deaf = [g for g, grads in groups.items() if not any(x is not None and bool(x.any()) for x in grads)]
+    heard = lambda g: g is not None and bool(whole(g).any())  # noqa: E731
+    deaf = [name for name, grads in groups.items() if not any(map(heard, grads))]
     if deaf and (len(deaf) == len(groups) or "model" not in groups):
         raise ExpungeError(
             f"no gradient arrives at {len(deaf)} of {len(groups)} trained parts ({', '.join(deaf[:3])}). "

@@ -26,6 +26,7 @@ from expunge.training.loop import FitResult, Loop
 from expunge.training.reference import Mode
 from expunge.training.selections import Mask, Selection, intersect, save_mask
 from expunge.training.settings import TrainSettings
+from expunge.training.sharding import check_axes, check_task, divide, rejoined, whole
 from expunge.training.transforms import Transform
 from expunge.training.unlearn import UnlearnTask
 
@@ -60,6 +61,7 @@ class Workspace:
     reference_subject: Subject | None = None  # θ_o where it is not the subject given (continual requests)
     transforms: Sequence[Transform] = ()
     selections: Sequence[Selection] = ()
+    divide: str | None = None  # device type over whose processes the weights are divided (FSDP2)
     result: FitResult | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -85,11 +87,16 @@ class Workspace:
         without_dropout(work.model)
         lora = self.lora or (LoraSettings(rank=rank) if rank else None)
         work, masks = self._select(method, work, request, lora)
+        if self.divide:
+            self._check_divisible(method, controls, lora is not None, settings)
+            divide(work, self.divide)
         task = UnlearnTask(
             method, work, request, settings, controls=controls, reference=self.reference,
             reference_budget=self.reference_budget, reference_subject=self.reference_subject,
             teacher=method.teacher(subject, request, self),
         )  # fmt: skip
+        if self.divide:
+            check_task(task)
         for control in controls:
             control.prepare(task)
         if hasattr(method, "begin"):
@@ -110,6 +117,8 @@ class Workspace:
             int(masks[name].sum()) if name in masks else p.numel()
             for name, p in trainable(work.model).items()
         )
+        if self.divide:
+            return rejoined(work, subject)
         for parameter in work.model.parameters():
             parameter.requires_grad_(True)
         if lora is not None and lora.start == "zero" and self.folder is not None and ranks.is_first():
@@ -118,6 +127,16 @@ class Workspace:
         if lora is not None and lora.base != "full":
             return merge_onto(work, subject.clone())
         return merge(work)
+
+    def _check_divisible(
+        self, method: Any, controls: Sequence[TrainingControl], lora: bool, settings: TrainSettings
+    ) -> None:
+        ranks.check_scale(method.card, divided=True)
+        bound = [type(c).__name__ for c in controls if c.whole_weights or c.transform is not None]
+        check_axes(
+            lora=lora, transforms=bool(self.transforms), selections=bool(self.selections),
+            optimizer=settings.optimizer, reference=self.reference, controls=bound,
+        )  # fmt: skip
 
     def _select(
         self, method: Any, work: Subject, request: Request, lora: LoraSettings | None
@@ -181,7 +200,7 @@ def _samples(
     """About `limit` trained weights of each tensor, evenly spread: enough to see whether it moved."""
 
     def sample(name: str, parameter: torch.Tensor) -> torch.Tensor:
-        flat = parameter.detach().reshape(-1)
+        flat = whole(parameter.detach()).reshape(-1)
         if name in masks:
             flat = flat[masks[name].reshape(-1)]
         return flat[:: max(1, flat.numel() // limit)].cpu().clone()

@@ -30,7 +30,7 @@ class Ascent(Objective):
     needs=[],
     cost="1F+1B",
     limits="nothing holds the rest, and the ascent has no bound: without a control the model dies",
-    scale="ddp",
+    scale="fsdp",
     source="Jang et al. 2022, arXiv 2210.01504",
     verified=["forgetting"],
 )
@@ -53,7 +53,7 @@ class GradientAscent(Ascent):
     needs=["retain"],
     cost="2F+2B",
     limits="the ascent has no bound: without a control after it the model dies",
-    scale="ddp",
+    scale="fsdp",
     source="Liu, Liu and Stone 2022; Maini et al. 2024, arXiv 2401.06121",
     verified=["forgetting", "utility"],
 )

@@ -19,7 +19,7 @@ from expunge.training.views import View
     access="weights",
     needs=["retain"],
     cost="2F+2B",
-    scale="ddp",
+    scale="fsdp",
     source="Cha et al. 2024, arXiv 2408.06621",
     verified=["forgetting", "utility"],
 )

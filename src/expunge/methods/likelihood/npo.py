@@ -20,7 +20,7 @@ from expunge.training.views import View
     access="weights",
     needs=["reference", "retain"],
     cost="2F+2B",
-    scale="ddp",
+    scale="fsdp",
     source="Zhang, Lin, Bai and Mei 2024, arXiv 2404.05868",
     verified=["forgetting", "utility"],
 )

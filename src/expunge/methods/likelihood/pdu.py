@@ -25,7 +25,7 @@ from expunge.training.views import View
     access="weights",
     needs=["retain"],
     cost="2F+2B",
-    scale="ddp",
+    scale="fsdp",
     source="Entesari et al. 2025, arXiv 2506.05314",
     verified=["forgetting", "utility"],
 )

@@ -13,7 +13,7 @@ from expunge.training.views import View
 
 @METHODS.register(
     "satimp", family="likelihood", erases="influence", targets=["records", "entity", "document", "topic"],
-    access="weights", needs=["retain"], cost="2F+2B", scale="ddp",
+    access="weights", needs=["retain"], cost="2F+2B", scale="fsdp",
     source="Yang et al. 2025, arXiv 2505.11953", verified=["forgetting", "utility"],
 )  # fmt: skip
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class SatImp(Objective):
 
 @METHODS.register(
     "simsat", family="likelihood", erases="influence", targets=["records", "entity", "document", "topic"],
-    access="weights", needs=["retain"], cost="2F+2B", scale="ddp",
+    access="weights", needs=["retain"], cost="2F+2B", scale="fsdp",
     source="Yang et al. 2025, arXiv 2505.11953", verified=["forgetting", "utility"],
 )  # fmt: skip
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class SimSat(SatImp):
 
 @METHODS.register(
     "simimp", family="likelihood", erases="influence", targets=["records", "entity", "document", "topic"],
-    access="weights", needs=["retain"], cost="2F+2B", scale="ddp",
+    access="weights", needs=["retain"], cost="2F+2B", scale="fsdp",
     source="Yang et al. 2025, arXiv 2505.11953", verified=["forgetting", "utility"],
 )  # fmt: skip
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from expunge.training.views import View
     access="weights",
     needs=["retain"],
     cost="2F+2B",
-    scale="ddp",
+    scale="fsdp",
     source="Fan et al. 2024, arXiv 2410.07163",
     verified=["forgetting", "utility"],
 )

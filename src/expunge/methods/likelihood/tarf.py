@@ -27,7 +27,7 @@ Share = Annotated[float, Ge(0), Lt(1)]
     access="weights",
     needs=["retain"],
     cost="2F+2B",
-    scale="ddp",
+    scale="fsdp",
     source="Zhu et al. 2024, arXiv 2406.08288",
     verified=["forgetting", "utility"],
 )

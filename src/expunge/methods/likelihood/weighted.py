@@ -28,7 +28,7 @@ class Weighted(Objective):
 
 @METHODS.register(
     "wga", family="likelihood", erases="influence", targets=["records", "entity", "document", "topic"],
-    access="weights", needs=["retain"], cost="2F+2B", scale="ddp",
+    access="weights", needs=["retain"], cost="2F+2B", scale="fsdp",
     source="Wang, Zhou et al. 2025, arXiv 2502.19301", verified=["forgetting", "utility"],
 )  # fmt: skip
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class WGA(Weighted):
 
 @METHODS.register(
     "tnpo", family="likelihood", erases="influence", targets=["records", "entity", "document", "topic"],
-    access="weights", needs=["reference", "retain"], cost="2F+2B", scale="ddp",
+    access="weights", needs=["reference", "retain"], cost="2F+2B", scale="fsdp",
     source="Wang, Zhou et al. 2025, arXiv 2502.19301", verified=["forgetting", "utility"],
 )  # fmt: skip
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class TNPO(Weighted):
 
 @METHODS.register(
     "wtnpo", family="likelihood", erases="influence", targets=["records", "entity", "document", "topic"],
-    access="weights", needs=["reference", "retain"], cost="2F+2B", scale="ddp",
+    access="weights", needs=["reference", "retain"], cost="2F+2B", scale="fsdp",
     source="Wang, Zhou et al. 2025, arXiv 2502.19301", verified=["forgetting", "utility"],
 )  # fmt: skip
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from expunge.training.views import View
     access="weights",
     needs=[],
     cost="1F+1B",
-    scale="ddp",
+    scale="fsdp",
     source="Yang 2025, arXiv 2503.01224",
     verified=["forgetting"],
 )

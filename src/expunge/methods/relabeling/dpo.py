@@ -40,7 +40,7 @@ class _Preference(Objective):
     access="weights",
     needs=["reference", "retain", "refusals"],
     cost="3F+3B",
-    scale="ddp",
+    scale="fsdp",
     source="Rafailov et al. 2023, arXiv 2305.18290; Zhang et al. 2024, arXiv 2404.05868",
     verified=["forgetting", "utility"],
 )
@@ -71,7 +71,7 @@ class DPO(_Preference):
     access="weights",
     needs=["reference", "retain", "alternates (made from the model where a record has none)"],
     cost="3F+3B per alternate",
-    scale="ddp",
+    scale="fsdp",
     source="Mekala et al. 2024, arXiv 2409.13474",
     verified=["forgetting", "utility"],
 )

@@ -19,7 +19,7 @@ from expunge.training.views import View
     access="weights",
     needs=["retain", "refusals"],
     cost="2F+2B",
-    scale="ddp",
+    scale="fsdp",
     source="Maini et al. 2024, arXiv 2401.06121",
     verified=["forgetting", "utility"],
 )
@@ -45,7 +45,7 @@ class IDK(Objective):
     access="weights",
     needs=["retain", "refusals"],
     cost="3F+3B",
-    scale="ddp",
+    scale="fsdp",
     source="Yuan et al. 2024, arXiv 2410.08109",
     verified=["forgetting", "utility"],
 )

@@ -28,7 +28,7 @@ VARIANTS = {
     access="weights",
     needs=["retain"],
     cost="2F+2B",
-    scale="ddp",
+    scale="fsdp",
     source="Golatkar et al. 2020, arXiv 1911.04933; Maini et al. 2024, arXiv 2401.06121",
     verified=["forgetting", "utility"],
 )
