@@ -196,8 +196,8 @@ def _problems(grid: Grid) -> Iterator[Problem]:
     said += [*map(str, grid.recipe or ()), *_dotted(grid.recipe or {})]
     for key in dict.fromkeys(said):
         first, _, rest = key.partition(".")
-        if key in OURS or rest in OURS:
-            yield Problem(key, "is what the grid says", f"Say it by {OURS.get(key) or OURS[rest]}")
+        if place := OURS.get(rest if first in METHODS.names() else key):
+            yield Problem(key, "is what the grid says", f"Say it by {place}")
         elif first in FOREIGN:
             yield Problem(key, "has no meaning in a bench", f"Remove {first}")
         elif first in METHODS.names() and first not in grid.methods:
@@ -222,15 +222,16 @@ def cells(grid: Grid) -> list[Spec]:
     specs, marks = [], {}
     for method in grid.methods:
         for part in grid.parts:
-            spec = _spec(grid, part, method)
+            specs.append(_spec(grid, part, method))
             try:
-                recipe = spec.recipe(grid.taus[0])
-                problems += _uncontrolled(recipe)
-                if part not in marks:
-                    marks[part] = make_benchmark(recipe).request().fingerprint()
+                problems += _uncontrolled(specs[-1].recipe(grid.taus[0]))
             except InputError as error:
                 problems += error.problems
-            specs.append(spec)
+    for spec in specs[: len(grid.parts)]:
+        try:
+            marks[spec.part] = _records(spec)
+        except InputError as error:
+            problems += error.problems
     if problems:
         raise ConfigError(dict.fromkeys(problems))
     seeded = [replace(spec, seed=seed) for seed in range(grid.seeds) for spec in specs]
@@ -264,9 +265,18 @@ def _uncontrolled(recipe: Recipe) -> Iterator[Problem]:
         yield Problem("control", what, "Add uwc")
 
 
+def _records(spec: Spec) -> str:
+    """The fingerprint of a part's records, which are read and checked for it."""
+    own = [item for item in spec.overrides if item.startswith("benchmark.")]
+    recipe = make_recipe({"benchmark": spec.data["benchmark"]}, own)
+    return make_benchmark(recipe).request().fingerprint()
+
+
 def _key(spec: Spec, request: str) -> str:
-    recipe = spec.recipe(spec.taus[0]).model_dump(mode="json", exclude={"name", "output", "show_text"})
-    return hash_of([recipe, list(spec.taus), request, code_version(*CODE)])
+    """What the recipe says outright counts too: it stands above a benchmark's own settings."""
+    recipe, idle = spec.recipe(spec.taus[0]), {"name", "output", "show_text"}
+    told = [recipe.model_dump(mode="json", exclude=idle, exclude_unset=unset) for unset in (False, True)]
+    return hash_of([*told, list(spec.taus), request, code_version(*CODE)])
 
 
 def overrides_told(grid: Grid) -> list[str]:
