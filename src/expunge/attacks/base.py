@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from expunge.data.request import SPLITS
+from expunge.evidence import is_forget_side
 from expunge.registry import Card, Registry
 
 if TYPE_CHECKING:
@@ -76,6 +78,11 @@ class Field:
         if self.placebo and "holdout" in self.request:
             splits["holdout"] = self.request["holdout"]
         return splits
+
+    def stays(self, order: Sequence[str] = ("retain", "neighbors", "report", "utility")) -> list[str]:
+        """The splits of what stays that are asked, in this order, then a benchmark's own."""
+        own = [s for s in self.request if s not in (*SPLITS, *order) and not is_forget_side(s)]
+        return [s for s in (*order, *own) if any(not (r.is_document or r.context) for r in self.request[s])]
 
 
 class Attack(ABC):

@@ -23,7 +23,6 @@ from expunge.subjects.subject import Subject
 NUM_OPTIONS = 4
 MAX_ITEMS = 500
 LONGEST = 40  # words of an option
-SPLITS = ("report", "retain", "neighbors", "utility")
 KEYWORDS = {"quick": 1, "default": 1, "deep": 3}
 
 
@@ -82,13 +81,12 @@ class McqSwap(Attack):
 
 def _split(field: Field) -> str:
     """The first split of what stays that is asked."""
-    asked = (s for s in SPLITS if any(not r.is_document for r in field.request[s]))
-    return next(asked, "retain")
+    return next(iter(field.stays(("report", "retain", "neighbors", "utility"))), "retain")
 
 
 def _words(request: Request) -> list[str]:
     """Forget answers that can pass for an option; of long ones, the words that carry the fact."""
-    found = {text.strip() for r in questions(request) for text in (r.answer, *r.keywords)}
+    found = {text.strip() for r in questions(request, raw=True) for text in (r.answer, *r.keywords)}
     return sorted(text for text in found if text and len(text.split()) <= LONGEST)
 
 

@@ -56,14 +56,14 @@ class Paired(Attack):
     """
 
     def missing(self, field: Field) -> str | None:
-        if not any(_usable(field.request[s]) for s in PARTNERS):
-            return "no retain records to pair with"
+        if not _kinds(field):
+            return "nothing that stays is asked, so there is nothing to pair with"
         if questions(field.request):
             return None
-        return "documents are not asked, and no forget_hard row asks about them"
+        return "documents are not asked, and no forget_hard row is a question about them"
 
     def run(self, subject: Subject, field: Field) -> Iterator[Outcome]:
-        kinds = [kind for kind in PARTNERS if _usable(field.request[kind])]
+        kinds = _kinds(field)
         sources = _sources(field.request)
         with track("attack paired", len(kinds) * len(ORDERS)) as advance:
             for kind in kinds:
@@ -80,6 +80,12 @@ class Paired(Attack):
                     config = {"order": order, "partner": kind}
                     yield from _both_parts(subject, pairs, order, config, alone, single, sources)
                     advance(note=f"{order}, {kind}")
+
+
+def _kinds(field: Field) -> list[str]:
+    """Retain and neighbors as far as they are asked, else the first split of what stays that is."""
+    asked = field.stays()
+    return [kind for kind in PARTNERS if kind in asked] or asked[:1]
 
 
 def partners(records: Sequence[Record], pool: Sequence[Record], seed: int) -> list[Pair]:

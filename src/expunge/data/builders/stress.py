@@ -71,16 +71,20 @@ _WHY = {
 }
 
 
-def questions(request: Request) -> tuple[Record, ...]:
-    """What asks for the forget set: its records; of documents, the forget_hard rows that ask about them."""
+def questions(request: Request, *, raw: bool = False) -> tuple[Record, ...]:
+    """What asks for the forget set: its records; of documents, the forget_hard questions about them.
+
+    `raw`: such questions also where they stand in a text to continue, behind other questions, say.
+    """
     documents = {r.id for r in request.forget if r.is_document}
     asked = [r for r in request.forget if not r.is_document and not r.context]
-    return (*asked, *(r for r in _plain(request) if r.source_id in documents))
+    return (*asked, *(r for r in _plain(request, raw=raw) if r.source_id in documents))
 
 
-def _plain(request: Request) -> list[Record]:
+def _plain(request: Request, *, raw: bool) -> list[Record]:
     """The forget_hard rows that are questions, without options or turns before them."""
-    return [r for r in request["forget_hard"] if r.style == "question" and not (r.choices or r.context)]
+    hard = [r for r in request["forget_hard"] if not (r.choices or r.context)]
+    return [r for r in hard if r.style == "question" or (raw and r.form == "question")]
 
 
 def choice_form(request: Request, seed: int = 0) -> tuple[Record, ...]:
@@ -117,13 +121,14 @@ def cue_form(request: Request, seed: int = 0) -> tuple[Record, ...]:
     """Each question without the opening that only forget questions have, and without the name it holds."""
     asked = _asked(request, raw=False)
     stays = [r for name in ("retain", "neighbors", "report") for r in request[name] if not r.is_document]
-    told = told_without_names((*asked, *stays))
-    named = [replace(r, entity=r.entity or name_in(r)) for r in asked]
+    facts = {r.id: r for r in (*asked, *questions(request)) if r.style == "question"}
+    told = told_without_names((*facts.values(), *stays))
+    named = {name: replace(r, entity=r.entity or name_in(r)) for name, r in facts.items()}
     shared = opening(asked, [r for r in stays if r.style == "question"])
     return tuple(
         _placed(replace(made, entity=record.entity), record, request)
-        for record, whole in zip(asked, named, strict=True)
-        for made in cue_removed(whole, named, told, shared)
+        for record in asked
+        for made in cue_removed(named[record.id], list(named.values()), told, shared)
     )
 
 
@@ -137,7 +142,7 @@ def _asked(request: Request, *, raw: bool = True) -> list[Record]:
     """
     forget = {r.id for r in request.forget}
     known = {r.id: r for r in questions(request) if r.id in forget and (raw or r.style == "question")}
-    about = sorted(_plain(request), key=lambda r: (len(r.answer), r.id))
+    about = sorted(_plain(request, raw=raw), key=lambda r: (len(r.answer), r.id))
     others = {r.id for r in request.forget if r.is_document or not raw} - known.keys()
     for record in about:
         if record.source_id in others:
