@@ -30,6 +30,8 @@ fix: $(STAMP)
 
 bench: $(STAMP)
 	$(PY) -m perf.bench
+	$(PY) -m perf.scaling
+	$(PY) -m perf.large_models
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist site

@@ -176,7 +176,7 @@ def _measure(made: Plan, recipe: Recipe, request: Request, encoder: Encoder, met
     answers = [w.num_targets for r in request.forget for w in encoder.windows(r)]
     step_answers = rows * sum(answers) / max(1, len(answers))
     reference = _reference_bytes(method, lengths, request, size.hidden, size.vocabulary)
-    shards = made.devices if getattr(recipe, "strategy", "single") in ("fsdp2", "deepspeed") else 1
+    shards = made.devices if recipe.strategy in ("fsdp2", "deepspeed") else 1
     at_once = recipe.train.accumulate * made.devices
     checkpointing = recipe.train.gradient_checkpointing
     made.memory = step_memory(
