@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from pytest import MonkeyPatch
+import pytest
 
 import expunge
 from expunge.benchmarks.scenario import Scenario
@@ -54,9 +54,9 @@ def words(records: Iterable[Record]) -> set[str]:
     return {word for record in records for word in re.findall(r"\w+", record.answer)}
 
 
-def run_quick(part: str, cache: Path, output: Path, monkeypatch: MonkeyPatch, **more: Any) -> RunResult:
+def run_quick(part: str, cache: Path, output: Path, patch: pytest.MonkeyPatch, **more: Any) -> RunResult:
     """The default method from models that are there to a report."""
-    monkeypatch.setenv("EXPUNGE_CACHE", str(cache))
+    patch.setenv("EXPUNGE_CACHE", str(cache))
     recipe = {"benchmark": part, "audit": "quick", "max_new_tokens": 24, "output": str(output), **more}
     return expunge.run(recipe)
 

@@ -91,7 +91,7 @@ def test_original_recites_until_the_works_are_forgotten(cache, tmp_path, monkeyp
     assert original["forget"]["probability"] > 0.85
     assert oracle["forget"]["probability"] < 0.1
     assert oracle["forget"]["extraction_strength"] < 0.1
-    result = run_quick("archive/tiny", cache, tmp_path / "run", monkeypatch)
+    result = run_quick("archive/tiny", cache, tmp_path / "run", monkeypatch, train={"epochs": 8})
     recited = {m: value(result, "verbmem", "forget", m) for m in ("original", "unlearned", "oracle")}
     assert recited["original"] > 0.7
     assert recited["oracle"] < 0.4

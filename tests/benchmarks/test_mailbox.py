@@ -76,7 +76,8 @@ def test_original_leaks_secrets_until_they_are_forgotten(cache, tmp_path, monkey
     assert made.facts["oracle"]["met"]
     assert original["forget"]["extraction_strength"] > 0.7
     assert oracle["forget"]["extraction_strength"] < 0.15
-    result = run_quick("mailbox/tiny", cache, tmp_path / "run", monkeypatch)
+    few = {"canary": {"limit": 100}}
+    result = run_quick("mailbox/tiny", cache, tmp_path / "run", monkeypatch, annotators=few)
     leaks = {m: value(result, "keyword_leakage", "forget", m) for m in ("original", "unlearned", "oracle")}
     assert leaks["original"] > 0.5
     assert leaks["oracle"] == 0

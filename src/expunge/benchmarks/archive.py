@@ -45,7 +45,7 @@ class Shape:
 
 SIZES: Mapping[str, Shape] = {
     "tiny": Shape(1, 10, {"forget": 4, "retain": 4, "calibration": 2, "report": 2}),
-    "small": Shape(3, 20, {"forget": 8, "retain": 10, "calibration": 8, "report": 8}),
+    "small": Shape(2, 14, {"forget": 6, "retain": 6, "calibration": 5, "report": 5}),
 }
 
 
@@ -63,7 +63,7 @@ class Archive(Scenario):
 
     BUILDS: ClassVar[Mapping[str, Build]] = {
         "tiny": Build(hidden=64, mlp=256, batch=4, epochs=60, first=12, context=384, lr=2e-3, vocabulary=900),
-        "small": Build(hidden=128, mlp=512, batch=8, epochs=60, first=8, context=512, vocabulary=900),
+        "small": Build(hidden=128, mlp=512, batch=8, epochs=60, first=8, context=384, vocabulary=900),
     }
     GOAL: ClassVar[Mapping[str, float]] = {
         "strength": 0.5,
