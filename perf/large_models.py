@@ -121,9 +121,14 @@ PLANS: tuple[tuple[str, str, int, dict[str, Any]], ...] = (
 
 def sizes() -> dict[str, Size]:
     found = {}
-    for name, shape in LLAMAS.items():
+    for name, (width, inner, blocks, heads) in LLAMAS.items():
+        config = {
+            "model_type": "llama", "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": blocks,
+            "num_attention_heads": heads, "num_key_value_heads": 8, "vocab_size": 128_256,
+            "tie_word_embeddings": name == "1B",
+        }  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / "config.json").write_text(json.dumps(SHARED | shape), encoding="utf-8")
+            (Path(folder) / "config.json").write_text(json.dumps(config), encoding="utf-8")
             found[name] = size_of(hollow(folder))
     return found
 
@@ -197,10 +202,7 @@ takes some dozens of them, and the fine-tuning attacks take trainings of the sam
 def page(found: list[dict[str, Any]], where: dict[str, Any]) -> str:
     """docs/large-models.md"""
     first, known = found[0], sizes()
-    plans = {
-        name.strip(): (model, planned(known[model], devices, how))
-        for name, (model, devices, how) in PLANS.items()
-    }
+    plans = [(name, model, planned(known[model], devices, how)) for name, model, devices, how in PLANS]
     rows = [
         (
             f"{p['parameters'] / 1e6:.1f} M", _size(p["foretold"]), _size(p["held"]),
