@@ -30,22 +30,9 @@ MEASURED = ((256, 896, 4, 8), (256, 896, 8, 8), (512, 1792, 8, 8), (768, 2560, 1
 """Width, inner width, blocks, heads."""
 ROWS = 8
 
-LLAMAS = {
-    "1B": {
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "tie_word_embeddings": True,
-    },
-    "8B": {"hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32},
-    "70B": {
-        "hidden_size": 8192,
-        "intermediate_size": 28672,
-        "num_hidden_layers": 80,
-        "num_attention_heads": 64,
-    },
-}
-SHARED = {"model_type": "llama", "num_attention_heads": 32, "num_key_value_heads": 8, "vocab_size": 128_256}
+LLAMAS = {"1B": (2048, 8192, 16, 32), "8B": (4096, 14336, 32, 32), "70B": (8192, 28672, 80, 64)}
+"""Width, inner width, blocks, heads."""
+
 TOKENS, ANSWERS = 4096, 2048
 """Of a micro-batch on one device, and those of them that are answers."""
 RANK = 16
@@ -123,8 +110,8 @@ def sizes() -> dict[str, Size]:
     found = {}
     for name, (width, inner, blocks, heads) in LLAMAS.items():
         config = {
-            "model_type": "llama", "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": blocks,
-            "num_attention_heads": heads, "num_key_value_heads": 8, "vocab_size": 128_256,
+            "model_type": "llama", "hidden_size": width, "intermediate_size": inner,
+            "num_hidden_layers": blocks, "num_attention_heads": heads, "num_key_value_heads": 8, "vocab_size": 128_256,
             "tie_word_embeddings": name == "1B",
         }  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
