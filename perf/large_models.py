@@ -111,7 +111,8 @@ def sizes() -> dict[str, Size]:
     for name, (width, inner, blocks, heads) in LLAMAS.items():
         config = {
             "model_type": "llama", "hidden_size": width, "intermediate_size": inner,
-            "num_hidden_layers": blocks, "num_attention_heads": heads, "num_key_value_heads": 8, "vocab_size": 128_256,
+            "num_hidden_layers": blocks, "num_attention_heads": heads, "num_key_value_heads": 8,
+            "vocab_size": 128_256,
             "tie_word_embeddings": name == "1B",
         }  # fmt: skip
         with tempfile.TemporaryDirectory() as folder:
