@@ -9,9 +9,16 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+
+from expunge import ranks
+from expunge.errors import InputError
+from expunge.runs.processes import in_force
+from expunge.runs.reading import make_recipe
+from tiny_world import command, inside, write_recipe
 
 TESTS = Path(__file__).parents[1]
 OWN_TRAINING = {"whp", "repselect"}
@@ -99,3 +106,136 @@ def test_evidence_of_two_processes_is_that_of_one(found):
     assert evidence["rows"] > 40
     assert evidence["texts"] > 20, "texts that are all the same prove nothing"
     assert [name.partition("-")[0] for name in evidence["files"]] == ["forget", "retain"]
+
+
+# How a job ends ---------------------------------------------------------------------------------------
+
+BY_HEART = {"benchmark": "personas/small", "method": "npo", "output": "run"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "word"),
+    [
+        ({"strategy": "ddp"}, "one process"),
+        ({"strategy": "fsdp2"}, "torchrun"),
+        ({"deepspeed": "config.json"}, "together"),
+    ],
+)
+def test_a_strategy_that_is_not_in_force_stops_the_run_before_it_begins(tmp_path, monkeypatch, asked, word):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "recipe.yaml").write_text(json.dumps(BY_HEART | asked))
+    said = command("run", "recipe.yaml")
+    assert said.code == 2
+    assert word in said.err
+    assert len(said.err.splitlines()) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "word"),
+    [
+        ({"strategy": "single"}, "torchrun has started 2 processes"),
+        ({"method": "rome"}, "rome works in one process"),
+        ({"strategy": "fsdp2", "method": "rmu"}, "cannot train with its weights divided"),
+        ({"strategy": "fsdp2", "adapter": "lora", "transform": "gru", "control": "ball"}, "3 problems"),
+        ({"strategy": "deepspeed", "deepspeed": "c.json"}, "pip install deepspeed"),
+        ({"device": "cuda:0"}, "would share it"),
+        ({}, None),
+    ],
+)
+def test_two_processes_that_cannot_do_what_is_asked(monkeypatch, asked, word):
+    recipe = make_recipe(BY_HEART | asked)
+    monkeypatch.setattr(ranks, "world", lambda: 2)
+    if word is None:
+        assert in_force(recipe) == "ddp"
+        return
+    with pytest.raises(InputError) as error:
+        in_force(recipe)
+    assert word in f"{len(error.value.problems)} problems: {error.value}"
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_said_once(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(json.dumps(BY_HEART | {"strategy": "single"}))
+    done = launch("-m", "expunge", "run", "recipe.yaml", cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count("error: strategy: is single") == 1
+    assert "exitcode  : 2" in done.stderr
+    assert [p.name for p in tmp_path.iterdir()] == ["recipe.yaml"]
+
+
+DIES = """
+import os, signal
+from expunge import ranks
+ranks.join()
+assert ranks.gather(ranks.rank()) == [0, 1]
+if ranks.rank() == 1:
+    os.kill(os.getpid(), signal.SIGKILL)
+ranks.gather("never")
+"""
+
+
+@pytest.mark.slow
+def test_a_rank_that_dies_ends_the_job(tmp_path):
+    (tmp_path / "dies.py").write_text(DIES)
+    began = time.monotonic()
+    done = launch(tmp_path / "dies.py")
+    assert done.returncode != 0
+    assert "SIGKILL" in done.stderr
+    assert time.monotonic() - began < 90, "the other rank was waited for"
+
+
+TOGETHER = """
+from expunge import ranks
+from expunge.errors import DataError
+
+ranks.join()
+calls = []
+
+def fails():
+    calls.append(ranks.world())
+    raise DataError("there is no such file")
+
+try:
+    ranks.on_first(fails)
+except DataError as error:
+    said = str(error)
+first = ranks.on_first(lambda: {"world": ranks.world(), "rank": ranks.rank()})
+found = ranks.gather((said, calls, first))
+assert first == {"world": 1, "rank": 0}
+assert found == [("there is no such file", [1], first), ("there is no such file", [], first)]
+assert ranks.total({"a": 1.0} | ({"b": 2.0} if ranks.rank() else {})) == {"a": 2.0, "b": 2.0}
+assert ranks.broadcast(ranks.rank()) == 0
+ranks.leave()
+"""
+
+
+@pytest.mark.slow
+def test_what_rank_0_does_alone_reaches_all(tmp_path):
+    (tmp_path / "together.py").write_text(TOGETHER)
+    done = launch(tmp_path / "together.py")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_a_whole_run_says_what_one_process_says(tmp_path, strategy):
+    with inside(tmp_path):
+        more = {"method": "npo", "audit": ["rtt"], "bar": {"keep": 0.8}}
+        write_recipe(tmp_path / "one.yaml", output="one/run", **more)
+        write_recipe(tmp_path / "two.yaml", output="two/run", **more, strategy=strategy)
+        assert command("run", "one.yaml").code == 0
+        done = launch("-m", "expunge", "run", "two.yaml", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        cards = [json.loads((tmp_path / f"{name}/run/scorecard.json").read_text()) for name in ("one", "two")]
+        assert done.stderr.count("[8/8] report") == 1
+        assert not list((tmp_path / "two").rglob("*.tmp"))
+    one, two = ({(s["metric"], s["split"], s["model"]): s for s in card["scores"]} for card in cards)
+    assert one.keys() == two.keys()
+    with_interval = [(one[key], two[key]) for key in one if one[key]["low"] is not None]
+    assert len(with_interval) > 10
+    for ours, theirs in with_interval:
+        assert ours["low"] - 1e-6 <= theirs["value"] <= ours["high"] + 1e-6, ours
+        assert theirs["low"] - 1e-6 <= ours["value"] <= theirs["high"] + 1e-6, ours
+    assert cards[1]["provenance"]["processes"] == 2
+    assert cards[1]["provenance"]["strategy"] == strategy

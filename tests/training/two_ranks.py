@@ -64,12 +64,11 @@ def both(work):
     return one, work()
 
 
-def train(
-    name="npo", *, controls=(), folder=None, transforms=(), lora=None, method=None, divide=None, **more
-):
+def train(name="npo", *, controls=(), folder=None, transforms=(), method=None, steps=20, **more):
+    own = {key: more.pop(key) for key in ("lora", "divide") if key in more}
     workspace = Workspace(
-        settings(**more), folder, controls=[c() for c in controls], lora=lora, divide=divide,
-        transforms=[make_transform(t) for t in transforms],
+        settings(steps=steps, **more), folder, controls=[c() for c in controls],
+        transforms=[make_transform(t) for t in transforms], **own,
     )  # fmt: skip
     made = method or make_method(name)
     subject = made.unlearn(tiny_subject(), tiny_request(), workspace)
