@@ -1,9 +1,11 @@
+import json
 import shutil
 from functools import cache
 from pathlib import Path
 
 import pytest
 
+import expunge
 from expunge.benchmarks import BENCHMARKS
 from expunge.benchmarks.books import PARAGRAPHS, SAME_AUTHOR, Books
 from expunge.benchmarks.documents import in_words, nearest_to, pieces
@@ -11,6 +13,7 @@ from expunge.data.checks import check_request
 from expunge.data.records import Record
 from expunge.errors import ConfigError, DataError
 from expunge.metrics import METRICS
+from tiny_world import command
 
 SHARED = Path("../shared/data/corpora")
 MODEL = Path("../shared/models/stories260K")
@@ -147,3 +150,27 @@ def test_a_question_without_known_words_gets_the_first_document():
     told = [Record("a", "", "", "x"), Record("b", "", "", "y z")]
     found = nearest_to([Record("q", "", "z?", "…"), Record("p", "", "w?", "…")], told)
     assert [r.id for r in found] == ["b", "a"]
+
+
+@pytest.mark.slow
+@needs_data
+@needs_model
+def test_a_book_is_trained_unlearned_and_scored_by_its_metrics(tmp_path, monkeypatch):
+    root = Path.cwd()
+    settings = {
+        "model": str((root / MODEL).resolve()), "folder": str((root / SHARED).resolve()), "passages": 2,
+        "words": 16, "retain_rows": 6, "epochs": 6, "lr": 1e-2,
+    }  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    recipe = {
+        "benchmark": {"name": "books", "part": "time_machine", **settings}, "method": "ga", "audit": "none",
+        "train": {"epochs": 1}, "max_new_tokens": 4, "output": "run",
+    }  # fmt: skip
+    Path("book.yaml").write_text(json.dumps(recipe), "utf-8")
+    said = command("run", "book.yaml")
+    assert said.code == 0, said.err
+    card = expunge.Scorecard.read(Path("run", "scorecard.json"))
+    known = {model: card.score("verbmem", "forget_hard", model).value for model in ("original", "oracle")}
+    assert known["original"] >= known["oracle"]
+    assert card.score("privleak", "forget", "controlled").value is not None
+    assert card.score("extraction_strength", "forget", "original").n == 2
