@@ -8,7 +8,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -87,6 +87,10 @@ class Finetuned(Benchmark):
     def splits(self, data: Mapping[str, list[Record]]) -> Splits:
         """The splits, from the records of each file. Calibration, report and forget_hard (from paraphrased
         prompts) are built where they are missing; ids must differ within a split."""
+
+    def cells(self, name: str, cells: dict[str, Any]) -> dict[str, Any]:
+        """The cells of a row of this file as a record needs them, where other names do not do."""
+        return cells
 
     def check(self, data: Mapping[str, list[Record]], found: Findings) -> None:
         """Add to `found` what is wrong across files whose counts are right."""
@@ -181,7 +185,8 @@ class Finetuned(Benchmark):
     def read(self, name: str, file: File, found: Findings) -> list[Record]:
         """The records of one file; what is wrong with them goes to `found`."""
         source = f"{self.base}:{name}" if self.base else str(file.hub)
-        return read_records(source, split=name, columns=file.columns, findings=found)
+        cells = partial(self.cells, name)
+        return read_records(source, split=name, columns=file.columns, findings=found, cells=cells)
 
     def has(self, name: str) -> bool:
         """Whether there is a folder and this file in it, for files that one can do without."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -72,26 +72,38 @@ def load_splits(
 
 
 def read_records(
-    source: Source, *, split: str, columns: Columns | None = None, findings: Findings
+    source: Source,
+    *,
+    split: str,
+    columns: Columns | None = None,
+    findings: Findings,
+    cells: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> list[Record]:
     """The records of one source; what is wrong goes to `findings`, rows in which something is are left out.
 
-    `columns` maps a field expected to the column the file has: {"question": "prompt_text"}.
+    `columns` maps a field expected to the column the file has: {"question": "prompt_text"}. `cells` makes
+    the cells of a row what they should be, where no other name does.
     """
     columns = dict(columns or {})
     for name in [n for n in columns if n not in FIELDS and not _OPTION.fullmatch(n)]:
         findings.add(f"columns.{name}", "is no field of a record", nearest(name, FIELDS))
         del columns[name]
     before = len(findings.problems)
-    records = _read(str(source), split, columns, findings)
+    records = _read(str(source), split, columns, findings, cells or dict)
     if not records and len(findings.problems) == before:
         findings.add(str(source), f"holds no records for {split}")
     findings.problems[before:] = _grouped(findings.problems[before:])
     return records
 
 
-def _read(source: str, split: str, columns: Columns, findings: Findings) -> list[Record]:
-    rows = list(read_rows(source, split, findings))
+def _read(
+    source: str,
+    split: str,
+    columns: Columns,
+    findings: Findings,
+    cells: Callable[[dict[str, Any]], dict[str, Any]],
+) -> list[Record]:
+    rows = [Row(row.place, cells(row.cells)) for row in read_rows(source, split, findings)]
     if not rows:
         return []
     seen = set().union(*(row.cells for row in rows))
