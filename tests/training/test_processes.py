@@ -137,14 +137,15 @@ def test_a_strategy_that_is_not_in_force_stops_the_run_before_it_begins(tmp_path
         ({"strategy": "single"}, "torchrun has started 2 processes"),
         ({"method": "rome"}, "rome works in one process"),
         ({"strategy": "fsdp2", "method": "rmu"}, "cannot train with its weights divided"),
-        ({"strategy": "fsdp2", "adapter": "lora", "transform": "gru", "control": "ball"}, "3 problems"),
+        ({"strategy": "fsdp2", "reference": "live", "transform": "gru", "control": "ball"}, "3 problems"),
         ({"strategy": "deepspeed", "deepspeed": "c.json"}, "pip install deepspeed"),
         ({"device": "cuda:0"}, "would share it"),
         ({}, None),
     ],
 )
 def test_two_processes_that_cannot_do_what_is_asked(monkeypatch, asked, word):
-    recipe = make_recipe(BY_HEART | asked)
+    own = {key: asked[key] for key in asked if key == "device"}  # a GPU that is not here
+    recipe = make_recipe({**BY_HEART, **asked, **dict.fromkeys(own, "auto")}).model_copy(update=own)
     monkeypatch.setattr(ranks, "world", lambda: 2)
     if word is None:
         assert in_force(recipe) == "ddp"

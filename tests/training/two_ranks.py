@@ -147,12 +147,13 @@ def divided():
     for name in METHODS.names():
         if METHODS.card(name).fields["scale"] == "fsdp":
             with ranks.alone():
-                one = losses(name, steps=4)
-            found[name] = one, losses(name, steps=4, divide="cpu")
+                one = losses(name, steps=2)
+            found[name] = one, losses(name, steps=2, divide="cpu")
     cases = {
         "20 steps": {},
         "uneven": {"batch": 3, "accumulate": 2, "steps": 6},
         "fewer rows than ranks": {"batch": 1, "steps": 4},
+        "lora": {"steps": 6, "lora": LoraSettings(rank=2)},
         "early stop": {"method": make_method("ga"), "controls": [watched], "lr": 1e-2},
     }
     for name, more in cases.items():

@@ -45,7 +45,7 @@ def in_force(recipe: Recipe, *, trains: bool = True) -> InForce:
         ranks.check_scale(METHODS.card(recipe.method.name), divided=found in ("fsdp2", "deepspeed"))
     if found in ("fsdp2", "deepspeed"):
         check_axes(
-            lora=recipe.adapter == "lora",
+            quantized=recipe.adapter == "lora" and recipe.lora.base != "full",
             transforms=bool(recipe.transform),
             selections=bool(recipe.selection),
             optimizer=recipe.train.optimizer,

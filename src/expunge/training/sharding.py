@@ -24,15 +24,21 @@ OPTIMIZERS = ("adamw", "sgd")
 
 
 def check_axes(
-    *, lora: bool, transforms: bool, selections: bool, optimizer: str, reference: str, controls: Sequence[str]
+    *,
+    quantized: bool,
+    transforms: bool,
+    selections: bool,
+    optimizer: str,
+    reference: str,
+    controls: Sequence[str],
 ) -> None:
     """Raise ConfigError with everything a run asks for that divided weights cannot have."""
     asked = {
-        "adapter": ("lora", lora, "Set adapter: full"),
+        "lora.base": ("a quantized base", quantized, "Set lora.base: full"),
         "transform": ("a gradient transform", transforms, "Remove it"),
         "selection": ("a selection of weights", selections, "Remove it"),
         "train.optimizer": (optimizer, optimizer not in OPTIMIZERS, f"Use {' or '.join(OPTIMIZERS)}"),
-        "reference": (reference, reference not in ("auto", "cache"), "Set reference: cache"),
+        "reference": (reference, reference == "live", "Set reference: cache"),
         "control": (", ".join(controls), bool(controls), "Use early_stop, watch, cap or uwc"),
     }
     problems = [
@@ -47,12 +53,12 @@ def check_axes(
 
 
 def check_task(task: Any) -> None:
-    """Raise ConfigError where the reference is no cache of numbers."""
+    """Raise ConfigError where the reference would be a second model."""
     for frozen in task.frozen.values():
         if any("logits" in quantities for quantities in frozen.reads.values()):
             fix = "Use another method or retain loss, or strategy: ddp"
             raise ConfigError(Problem("reference", "distributions need a whole head beside the model", fix))
-        if frozen.reads and frozen.mode != "cache":
+        if frozen.reads and frozen.mode == "live":
             fix = "Raise reference_budget, or set strategy: ddp"
             raise ConfigError(Problem("reference", "a live model cannot be kept beside divided weights", fix))
 
@@ -97,10 +103,9 @@ def like(tensor: Tensor, parameter: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def rejoined(work: Subject, original: Subject) -> Subject:
-    """A plain subject with the weights of a divided one, on every rank; it was made from `original`."""
-    made = original.clone()
+def rejoined(work: Subject, before: Subject) -> Subject:
+    """`before`, a copy from before the weights were divided, with the weights they are now; on every rank."""
     parts = dict(work.model.named_parameters())
-    for name, parameter in made.model.named_parameters():
+    for name, parameter in before.model.named_parameters():
         parameter.copy_(whole(parts[name]))
-    return made
+    return before

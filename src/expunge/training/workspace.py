@@ -87,8 +87,10 @@ class Workspace:
         without_dropout(work.model)
         lora = self.lora or (LoraSettings(rank=rank) if rank else None)
         work, masks = self._select(method, work, request, lora)
+        whole_again = None
         if self.divide:
-            self._check_divisible(method, controls, lora is not None, settings)
+            self._check_divisible(method, controls, lora, settings)
+            whole_again = work.clone()
             divide(work, self.divide)
         task = UnlearnTask(
             method, work, request, settings, controls=controls, reference=self.reference,
@@ -111,14 +113,14 @@ class Workspace:
             transforms=self.transforms, masks=masks,
         )  # fmt: skip
         self.result = loop.run()
+        if whole_again is not None:
+            work = rejoined(work, whole_again)
         self._check_moved(_samples(work, masks), before)
         self.facts["reference"] = task.reference.mode
         self.facts["trained_parameters"] = sum(
             int(masks[name].sum()) if name in masks else p.numel()
             for name, p in trainable(work.model).items()
         )
-        if self.divide:
-            return rejoined(work, subject)
         for parameter in work.model.parameters():
             parameter.requires_grad_(True)
         if lora is not None and lora.start == "zero" and self.folder is not None and ranks.is_first():
@@ -129,12 +131,16 @@ class Workspace:
         return merge(work)
 
     def _check_divisible(
-        self, method: Any, controls: Sequence[TrainingControl], lora: bool, settings: TrainSettings
+        self,
+        method: Any,
+        controls: Sequence[TrainingControl],
+        lora: LoraSettings | None,
+        settings: TrainSettings,
     ) -> None:
         ranks.check_scale(method.card, divided=True)
         bound = [type(c).__name__ for c in controls if c.whole_weights or c.transform is not None]
         check_axes(
-            lora=lora, transforms=bool(self.transforms), selections=bool(self.selections),
+            quantized=lora is not None and lora.base != "full", transforms=bool(self.transforms), selections=bool(self.selections),
             optimizer=settings.optimizer, reference=self.reference, controls=bound,
         )  # fmt: skip
 
