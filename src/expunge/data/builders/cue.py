@@ -13,7 +13,7 @@ from expunge.data.builders.fact import holds, quoted
 from expunge.data.builders.multi_hop import TITLES
 from expunge.data.builders.reverse import Told, said_of, tells_apart, told_of
 from expunge.data.builders.wording import BLANK, blanked, named
-from expunge.data.near import normalized
+from expunge.data.near import normalized, words
 from expunge.data.records import Record
 
 __all__ = ["FORM", "cue_removed", "name_in", "opening", "told_without_names"]
@@ -102,6 +102,15 @@ def _described(record: Record, name: str, forget: Sequence[Record], told: Told) 
             text = f"Think of the one who {said}."
         else:
             text = f"Think of the one for whom {quoted(gapped)} has the answer {quoted(answer)}."
-        if blanked(text, name) == text and not holds(text, record.answer):
+        if blanked(text, name) == text and not _says(text, name) and not holds(text, record.answer):
             return text
     return ""
+
+
+def _says(text: str, name: str) -> bool:
+    """Whether the words of the name stand in the text, as in a mail address.
+
+    >>> _says("Write to ada.lund@tarn.example", "Ada Lund")
+    True
+    """
+    return f" {' '.join(words(name))} " in f" {' '.join(words(text))} "
