@@ -17,6 +17,15 @@ __all__ = ["aggregate", "csv_text", "print_leaderboard"]
 _SPREADS = (*SCORES, *words.FACETS, "alpha", "recovery", "wall", "ratio_to_retraining")
 
 
+_COLUMNS = {
+    "alpha": "α", "retain": "retain ↑", "retain_paraphrased": "¶ ↑", "forget": "forget ↓",
+    "forget_paraphrased": "¶ ↓", "recovery": "attack ↓",
+}  # fmt: skip
+
+WIDE = 110
+"""Columns of a terminal that also show verdicts and counts of seeds."""
+
+
 def aggregate(cells: Sequence[Cell], asked: Sequence[Asked] = ()) -> dict[str, Any]:
     """Mean and deviation over seeds by part, method and bar; what failed, is missing or stands apart."""
     return {"schema_version": 1, "boards": [_board(board) for board in boards(cells, asked)]}
@@ -94,18 +103,14 @@ def print_leaderboard(data: Mapping[str, Any], folder: Path) -> None:
     from rich.table import Table as Drawn
 
     console = Console()
+    wide = console.width >= WIDE
     for board in data["boards"]:
-        head = ("method", "row", "α", "retain ↑", "¶ ↑", "forget ↓", "¶ ↓", "attack ↓", "verdict", "seeds")
-        drawn = Drawn(*head, box=box.SIMPLE, pad_edge=False, padding=(0, 1), title=_title(board))
+        drawn = Drawn(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0), title=_title(board))
+        for name in ("method", *_COLUMNS.values(), *(("verdict", "seeds") if wide else ())):
+            drawn.add_column(name, no_wrap=name != "verdict")
         for row in board["rows"]:
-            names = ("alpha", "retain", "retain_paraphrased", "forget", "forget_paraphrased", "recovery")
-            verdict = ", ".join(row["verdicts"])
-            lost = row.get("failed", 0) + row.get("missing", 0)
-            seeds = f"{row['n']} of {row['n'] + lost}" if lost else str(row["n"])
-            kind = f"τ = {row['tau']:g}" if row["tau"] is not None else row["row"]
-            named = row["method"] if row["row"] != "controlled" else ""
-            cells = (named, kind, *(_shown(row[name]) for name in names), verdict, seeds)
-            drawn.add_row(*map(_safe, cells), style="bright_black" if row["row"] == "uncontrolled" else "")
+            style = "bright_black" if row["row"] == "uncontrolled" else ""
+            drawn.add_row(*map(_safe, _cells(row, wide)), style=style)
         console.print(drawn)
         for line in _notes(board):
             console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -123,10 +128,23 @@ def _title(board: Mapping[str, Any]) -> str:
     )
 
 
-def _shown(spread: Mapping[str, Any] | None) -> str:
-    if spread is None or spread["mean"] is None:
+def _cells(row: Mapping[str, Any], wide: bool) -> Iterator[str]:
+    """A row's cells; the rows under each bar stand below their method's name."""
+    yield f"  τ {row['tau']:g}" if row["tau"] is not None else row["method"] or row["row"]
+    for name in _COLUMNS:
+        yield _shown(row[name], spread=name != "alpha" or wide)
+    if wide:
+        lost = row.get("failed", 0) + row.get("missing", 0)
+        yield ", ".join(row["verdicts"])
+        yield f"{row['n']} of {row['n'] + lost}" if lost else str(row["n"])
+
+
+def _shown(value: Mapping[str, Any] | None, *, spread: bool) -> str:
+    """0.205±.007"""
+    if value is None or value["mean"] is None:
         return "–"
-    return number(spread["mean"]) + (f" ± {number(spread['sd'])}" if spread["sd"] is not None else "")
+    sd = number(value["sd"]).removeprefix("0") if value["sd"] is not None and spread else ""
+    return number(value["mean"]) + (f"±{sd}" if sd else "")
 
 
 def _safe(text: str) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,7 +28,7 @@ from expunge.reports.leaderboard_schema import (
     Measured,
     Scores,
 )
-from expunge.runs.bench.engines import ATTEMPT, PARENT
+from expunge.runs.bench.engines import ATTEMPT, end_with_parent
 from expunge.runs.bench.grid import Spec
 from expunge.runs.folder import now
 from expunge.runs.pipeline import Pipeline
@@ -241,20 +240,6 @@ def _curve(cards: Sequence[Scorecard]) -> list[CurvePoint]:
 
 
 # The process ------------------------------------------------------------------------------------------
-
-
-def end_with_parent() -> None:
-    """A cell whose bench was killed ends too; the next bench goes on from its stages."""
-    parent = os.environ.get(PARENT)
-    if parent is None:
-        return
-
-    def watch() -> None:
-        while os.getppid() == int(parent):
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -8,6 +8,8 @@ import queue
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
@@ -16,7 +18,7 @@ from typing import Protocol
 
 from expunge.errors import ConfigError, Problem, nearest
 
-__all__ = ["ATTEMPT", "ENGINES", "PARENT", "Engine", "Outcome", "Pool", "Task", "make_engine", "perform"]
+__all__ = ["ATTEMPT", "Engine", "Outcome", "Pool", "Task", "end_with_parent", "make_engine", "perform"]
 
 ENGINES = ("pool", "ray")
 BEGIN = "=== attempt"
@@ -121,6 +123,20 @@ def _reason(code: int, log: Path) -> str:
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     said = lines[-1] if lines and not lines[-1].startswith(BEGIN) else "it said nothing"
     return f"exit code {code}: {said}"
+
+
+def end_with_parent() -> None:
+    """Called by a task: when the bench that began it is killed, it ends too, and the next one goes on."""
+    parent = os.environ.get(PARENT)
+    if parent is None:
+        return
+
+    def watch() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Pool:
