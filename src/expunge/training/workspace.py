@@ -140,8 +140,9 @@ class Workspace:
         ranks.check_scale(method.card, divided=True)
         bound = [type(c).__name__ for c in controls if c.whole_weights or c.transform is not None]
         check_axes(
-            quantized=lora is not None and lora.base != "full", transforms=bool(self.transforms), selections=bool(self.selections),
-            optimizer=settings.optimizer, reference=self.reference, controls=bound,
+            quantized=lora is not None and lora.base != "full", transforms=bool(self.transforms),
+            selections=bool(self.selections), optimizer=settings.optimizer, reference=self.reference,
+            controls=bound,
         )  # fmt: skip
 
     def _select(
