@@ -18,7 +18,7 @@ import pytest
 from expunge.errors import ConfigError
 from expunge.runs.bench.bench import BenchResult, bench, report
 from expunge.runs.bench.engines import Pool, Task
-from expunge.runs.bench.grid import Grid, Spec, cells, read_grid
+from expunge.runs.bench.grid import Grid, Spec, cells, profile_of, read_grid
 from tiny_world import command, listing
 
 STUB = "stub_cell"
@@ -98,6 +98,20 @@ def test_a_file_says_the_same():
     told = [s.key for s in cells(read_grid("bench.yaml"))]
     assert told == [s.key for s in cells(grid("train.lr=1e-4", "npo.beta=0.3", "npo.train.lr=2e-4"))]
     assert len(cells(read_grid("bench.yaml", seeds=1))) == 2, "options stand above the file"
+
+
+def test_lists_of_attacks_are_told_apart():
+    audits = (
+        "quick",
+        "none",
+        "quantize",
+        "[quantize, rtt]",
+        "[{rtt: {steps: [5]}}]",
+        "[{rtt: {steps: [9]}}]",
+    )
+    told = {profile_of(cells(grid(f"audit={audit}"))[0].recipe(0.9)) for audit in audits}
+    assert len(told) == len(audits)
+    assert told >= {"quick", "no attack", "quantize", "quantize, rtt"}
 
 
 def test_what_a_process_is_told_is_what_was_checked():

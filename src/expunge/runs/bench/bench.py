@@ -18,8 +18,9 @@ from expunge.reports.formatting import number
 from expunge.reports.leaderboard import read_results, write_page
 from expunge.reports.leaderboard_schema import Asked, Cell
 from expunge.reports.leaderboard_table import aggregate, csv_text
+from expunge.reports.leaderboard_words import without_paths
 from expunge.runs.bench.engines import Engine, Outcome, Task, make_engine
-from expunge.runs.bench.grid import Grid, Spec, cells, overrides_told
+from expunge.runs.bench.grid import Grid, Spec, cells, overrides_told, profile_of
 from expunge.runs.folder import now, write_json
 
 __all__ = ["BenchResult", "bench", "report"]
@@ -152,7 +153,7 @@ def _settled(outcome: Outcome, spec: Spec, output: Path) -> Cell:
     cell = Cell(
         benchmark=spec.benchmark, part=spec.part, method=spec.method, seed=spec.seed, key=spec.key,
         status="failed", reason=f"{outcome.reason} ({where})", taus=list(spec.taus), created=now(),
-        profile=spec.recipe(spec.taus[0]).profile, expunge_version=expunge.__version__,
+        profile=profile_of(spec.recipe(spec.taus[0])), expunge_version=expunge.__version__,
         attempts=max(1, outcome.attempts),
     )  # fmt: skip
     write_text(path, cell.model_dump_json(indent=1) + "\n")
@@ -195,7 +196,7 @@ def _engine(name: str, jobs: int | None, have: int, gpus: float | None) -> Engin
 
 
 def _asked(grid: Grid, specs: Sequence[Spec]) -> Asked:
-    told = overrides_told(grid)
+    told = [without_paths(item) for item in overrides_told(grid)]
     words = [
         "expunge", "bench", grid.benchmark, *(["--splits", ",".join(grid.parts)] if any(grid.parts) else []),
         "--methods", ",".join(grid.methods), "--seeds", str(grid.seeds),
@@ -203,6 +204,6 @@ def _asked(grid: Grid, specs: Sequence[Spec]) -> Asked:
     ]  # fmt: skip
     return Asked(
         benchmark=grid.benchmark, parts=list(grid.parts), methods=list(grid.methods),
-        seeds=list(range(grid.seeds)), taus=list(grid.taus), profile=specs[0].recipe(grid.taus[0]).profile,
-        overrides=told, command=shlex.join(words),
+        seeds=list(range(grid.seeds)), taus=list(grid.taus), overrides=told, command=shlex.join(words),
+        profile=profile_of(specs[0].recipe(grid.taus[0])),
     )  # fmt: skip

@@ -29,7 +29,7 @@ from expunge.reports.leaderboard_schema import (
     Scores,
 )
 from expunge.runs.bench.engines import ATTEMPT, end_with_parent
-from expunge.runs.bench.grid import Spec
+from expunge.runs.bench.grid import Spec, profile_of
 from expunge.runs.folder import now
 from expunge.runs.pipeline import Pipeline
 from expunge.runs.stages import load_json
@@ -65,12 +65,12 @@ def compute(spec: Spec, folder: Path) -> Cell:
     except ExpungeError as error:
         problems = error.problems if isinstance(error, InputError) else [error]
         reason = "; ".join(" ".join(str(problem).split()) for problem in problems)
-    known = {"profile": spec.recipe(spec.taus[0]).profile, **(told(cards) if cards else {})}
+    known = told(cards) if cards else {}
     cell = Cell(
         benchmark=spec.benchmark, part=spec.part, method=spec.method, seed=spec.seed, key=spec.key,
         status="failed" if reason else "ok", reason=reason, settings=settings, taus=list(spec.taus),
         created=now(), expunge_version=expunge.__version__, attempts=int(os.environ.get(ATTEMPT, "1")),
-        **known, wall=time.monotonic() - began,
+        profile=profile_of(spec.recipe(spec.taus[0])), **known, wall=time.monotonic() - began,
     )  # fmt: skip
     write_text(folder / "cells" / f"{spec.name}.json", cell.model_dump_json(indent=1) + "\n")
     return cell
@@ -98,7 +98,6 @@ def told(cards: Sequence[Scorecard]) -> dict[str, Any]:
     known = {name: str(model.get("fingerprint", "")) for name, model in card.models.items()}
     return {
         "bar_metric": card.control[0].metric if card.control else "",
-        "profile": card.profile,
         "environment": _environment(card.provenance),
         "original_fingerprint": known.get("original", ""),
         "oracle_fingerprint": known.get("oracle", ""),

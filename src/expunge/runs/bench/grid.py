@@ -17,7 +17,7 @@ from expunge.runs.reading import make_recipe
 from expunge.runs.recipe import Recipe
 from expunge.runs.yamlfile import parse_value, read_recipe_file
 
-__all__ = ["Grid", "Spec", "cells", "read_grid"]
+__all__ = ["Grid", "Spec", "cells", "overrides_told", "profile_of", "read_grid"]
 
 TAUS = (0.95, 0.9, 0.6)
 SEEDS = 3
@@ -277,6 +277,15 @@ def _key(spec: Spec, request: str) -> str:
     recipe, idle = spec.recipe(spec.taus[0]), {"name", "output", "show_text"}
     told = [recipe.model_dump(mode="json", exclude=idle, exclude_unset=unset) for unset in (False, True)]
     return hash_of([*told, list(spec.taus), request, code_version(*CODE)])
+
+
+def profile_of(recipe: Recipe) -> str:
+    """The audit's profile; attacks of one's own by name, so that no two lists pass for the same."""
+    if isinstance(recipe.audit, str):
+        return recipe.audit
+    own = [named.model_dump(mode="json") for named in recipe.audit if named.settings]
+    names = ", ".join(named.name for named in recipe.audit) or "no attack"
+    return f"{names} ({hash_of(own)[:6]})" if own else names
 
 
 def overrides_told(grid: Grid) -> list[str]:
