@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 
 from expunge.errors import ConfigError, Problem, require
+from expunge.ranks import launched
 from expunge.subjects.subject import Subject, pick_device
 from expunge.subjects.wrapped import Wrapped
 
@@ -38,7 +39,7 @@ def pick_engine(engine: Engine, device: str = "auto") -> Literal["transformers",
             fix = "Leave the key away, or set engine: transformers"
             raise ConfigError(Problem("engine", "vllm needs a GPU, and none is in use", fix))
         return "vllm"
-    if engine == "auto" and gpu and importlib.util.find_spec("vllm") is not None:
+    if engine == "auto" and gpu and launched() == 1 and importlib.util.find_spec("vllm") is not None:
         return "vllm"
     return "transformers"
 
