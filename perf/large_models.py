@@ -174,9 +174,12 @@ takes some dozens of them, and the fine-tuning attacks take trainings of the sam
 
 ## What 70B needs
 
-- **LoRA on one machine with eight GPUs of 80 GB**: `strategy: fsdp2`, `adapter: lora`, `dtype: bfloat16`,
-  `train.gradient_checkpointing: true`. The original, the oracle and θ_u are never in memory together: the
-  reference is cached before training, and evidence is taken model by model.
+- **Training**: LoRA on one machine with eight GPUs of 80 GB: `strategy: fsdp2`, `adapter: lora`,
+  `dtype: bfloat16`, `train.gradient_checkpointing: true`. The reference is cached before training; no
+  second model is in memory.
+- **Measuring and attacking: not on 80 GB.** Only the training is divided so far. Evidence is taken with the
+  whole model on each device, {whole:.0f} GB in bf16 for 70B, and attacks that train need more. This version
+  finishes a 70B run only where a device holds that, or on the CPU of a large machine, slowly.
 - **All weights** take sixteen bytes a parameter and more: see the table for how many GPUs that is.
 - **Control** mixes original and unlearned weights in place, tensor by tensor: two copies of the weights
   in host memory, {pair:.0f} GB in fp32 or half of it in bf16, and one on the GPUs.
@@ -213,7 +216,7 @@ def page(found: list[dict[str, Any]], where: dict[str, Any]) -> str:
     return PAGE.format(
         **where, rows=ROWS, measured=_table(rows), memory=_table(memory), time=_table(times), rank=RANK,
         tokens=TOKENS, answers=ANSWERS, forget=FORGET, retain=RETAIN, length=LENGTH, epochs=EPOCHS,
-        share=SHARE, peak=GPU / 1e12, pair=8 * largest / 1e9, disk=4 * 2 * largest / 1e9,
+        share=SHARE, peak=GPU / 1e12, pair=8 * largest / 1e9, whole=2 * largest / 1e9, disk=4 * 2 * largest / 1e9,
     )  # fmt: skip
 
 
