@@ -91,9 +91,20 @@ def test_groups_end_where_a_row_would_grow_too_long():
     windows.insert(2, Encoded((9, 3), 1, False))
     windows.append(Encoded((4, 4), 0, False))  # a document shares nothing
     windows.append(Encoded((4, 5), 0, False))
-    groups = grouped(windows, longest=6)
+    groups = grouped(windows, 1024, longest=6)
     assert groups == [[0, 1, 3], [2], [4], [5], [6]]
     assert [shared_length([windows[i] for i in g]) for g in groups] == [6, 2, 4, 2, 2]
+
+
+def test_a_row_takes_no_answer_that_costs_more_attention_than_it_saves():
+    prompt = tuple(range(10))
+    windows = [Encoded((*prompt, *([1] * 100)), 10, False) for _ in range(6)]
+    wide, narrow = (grouped(windows, width) for width in (8192, 16))
+    assert wide == [[0, 1, 2, 3, 4, 5]]
+    assert narrow == [[i] for i in range(6)]
+    # the second answer: 210² − 110² = 32,000 against 6·w·10/3 + 110² = 20·w + 12,100
+    assert grouped(windows[:2], 994) == [[0], [1]]
+    assert grouped(windows[:2], 996) == [[0, 1]]
 
 
 def test_windows_and_kernels_without_masks_do_not_share():

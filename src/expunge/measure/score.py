@@ -88,7 +88,8 @@ def per_token(
     asked = [i for i, w in enumerate(windows) if w.num_targets]
     found: list[list[np.ndarray]] = [[] for _ in windows]
     shares = all(map(sharing, (subject, *beside)))
-    groups = grouped([windows[i] for i in asked]) if shares else [[j] for j in range(len(asked))]
+    width = int(subject.config.get_text_config().hidden_size)
+    groups = grouped([windows[i] for i in asked], width) if shares else [[j] for j in range(len(asked))]
     members = [[windows[asked[j]] for j in group] for group in groups]
     lengths = [shared_length(group) for group in members]
     own: dict[int, list[np.ndarray]] = {}  # of this rank's batches
