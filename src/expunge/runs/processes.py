@@ -13,6 +13,7 @@ from expunge.methods import METHODS
 from expunge.runs.recipe import Recipe
 from expunge.subjects.subject import pick_device
 from expunge.training.sharding import check_axes
+from expunge.training.zero import read_config
 
 __all__ = ["InForce", "in_force"]
 
@@ -54,6 +55,7 @@ def in_force(recipe: Recipe, *, trains: bool = True) -> InForce:
         )
     if found == "deepspeed":
         require("deepspeed", why="strategy: deepspeed")
+        read_config(str(recipe.deepspeed), recipe.train)
     return found
 
 

@@ -36,6 +36,7 @@ from expunge.subjects.subject import pick_device
 from expunge.training.selections import make_selection
 from expunge.training.transforms import make_transform
 from expunge.training.workspace import LoraSettings, Workspace
+from expunge.training.zero import read_config
 
 __all__ = [
     "control", "load_json", "measure", "plant", "read_splits", "retrain_oracle", "training_controls",
@@ -176,6 +177,7 @@ def unlearn(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
         selections=[make_selection(s.name, **s.settings) for s in recipe.selection],
         reference_subject=shelf.load("first") if job.first else None,
         divide=pick_device(recipe.device).type if recipe.strategy == "fsdp2" else None,
+        deepspeed=read_config(recipe.deepspeed, job.train) if recipe.deepspeed else None,
     )
     method = make_method(recipe.method.name, **recipe.method.settings)
     start = shelf.load("original", device="cpu" if workspace.divide else None)  # no GPU may hold it whole

@@ -116,6 +116,7 @@ class Loop:
         )
         self.result = FitResult("finished", 0, 0, 0.0)
         self._divided = divided(self.parameters)
+        self._joint = self._divided  # a backward pass needs every rank, and sums
         self._kept: dict[str, Tensor] = {}  # what the transforms keep between steps
         self._trackers: Any = None
 
@@ -217,7 +218,7 @@ class Loop:
     def _micros(self, step: int, *side: str) -> list[tuple[Any, bool]]:
         """This rank's micro-batches, and whether each counts: with divided weights all ranks take as many."""
         own = [(micro, True) for micro in self.task.micro_batches(step, *side)]
-        lacking = max(ranks.gather(len(own))) - len(own) if self._divided else 0
+        lacking = max(ranks.gather(len(own))) - len(own) if self._joint else 0
         if lacking:
             with ranks.alone():
                 own += [(self.task.micro_batches(step, *side)[0], False)] * lacking
@@ -228,13 +229,13 @@ class Loop:
         within = getattr(self.task, "within", nullcontext) if rows is None else nullcontext
         values: dict[str, Tensor] = {}
         tokens = 0
-        for micro, counts in micros:
+        for number, (micro, counts) in enumerate(micros, start=1):
             with within(micro):
                 with self.settings.autocast(self.subject.device):
                     terms = self.task.terms(micro) if rows is None else self.task.terms(micro, rows)  # type: ignore[call-arg]
                 loss = sum(t.weight * t.rows.sum() / t.num_rows for t in terms.values())
                 if isinstance(loss, Tensor) and loss.requires_grad:
-                    (loss if counts else 0.0 * loss).backward()
+                    self._backward(loss if counts else 0.0 * loss, last=number == len(micros))
             if not counts:
                 continue
             for name, term in terms.items():
@@ -247,9 +248,13 @@ class Loop:
         self.result.tokens += int(found.pop(_TOKENS))
         return found
 
+    def _backward(self, loss: Tensor, *, last: bool) -> None:
+        """Add a micro-batch's gradient; `last`: of this rank's share of the step."""
+        loss.backward()
+
     def _sum_gradients(self) -> None:
         """A parameter no rank has a gradient for keeps none: zeros would let weight decay move it."""
-        if ranks.world() == 1 or self._divided:  # FSDP has summed
+        if ranks.world() == 1 or self._joint:
             return
         reached = torch.tensor([p.grad is not None for p in self.parameters], dtype=torch.int32)
         ranks.all_reduce_([reached])
@@ -274,7 +279,7 @@ class Loop:
 
     def _update(self) -> None:
         """The optimizer's step; weights outside the masks come back bit for bit, decay and moments or not."""
-        self.optimizer.step()
+        self._move()
         with torch.no_grad():
             for parameter, mask, outside in self._masked:
                 parameter[~mask] = outside
@@ -282,15 +287,25 @@ class Loop:
             control.after_update(self.subject)
         self.scheduler.step()
 
+    def _move(self) -> None:
+        self.optimizer.step()
+
+    def _clip(self) -> float:
+        """Clip the gradient; its norm before."""
+        limit = self.settings.max_grad_norm or math.inf
+        return float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, limit)))
+
+    def _check_gradients(self) -> None:
+        check_gradients(self.subject)
+
     def _step(self, step: int) -> dict[str, Any] | None:
         """One optimizer step; None when it is not finite (then nothing was changed)."""
         own = (ranks.rank(),) if ranks.rank() else ()  # dropout is drawn for other rows on other ranks
         torch.manual_seed(seed_from(self.settings.seed, "step", step, *own) % 2**63)
         terms = self.own_step(self, step) if self.own_step else self.gradients(step)
         self._mask_gradients()
-        clip = self.settings.max_grad_norm or math.inf
-        norm = float(whole(torch.nn.utils.clip_grad_norm_(self.parameters, clip)))
-        if not (math.isfinite(norm) and all(map(math.isfinite, terms.values()))):
+        self.norm = self._clip()
+        if not (math.isfinite(self.norm) and all(map(math.isfinite, terms.values()))):
             self.optimizer.zero_grad(set_to_none=True)
             return None
         lr = self.optimizer.param_groups[0]["lr"]
@@ -298,7 +313,7 @@ class Loop:
             control.observe(terms)
         skip = True in [control.skip_step("retain" in terms) for control in self.controls]
         if step == 0 and not skip and not any(control.active == 1 for control in self.controls):
-            check_gradients(self.subject)
+            self._check_gradients()
         if not skip:
             self._update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -309,7 +324,7 @@ class Loop:
             "epoch": epoch,
             "terms": terms,
             "lr": lr,
-            "grad_norm": norm,
+            "grad_norm": self.norm,
             "active": active,
         }
 

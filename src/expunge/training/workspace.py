@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,6 +63,7 @@ class Workspace:
     transforms: Sequence[Transform] = ()
     selections: Sequence[Selection] = ()
     divide: str | None = None  # device type over whose processes the weights are divided (FSDP2)
+    deepspeed: dict[str, Any] | None = None  # its configuration, see training.zero
     result: FitResult | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -88,8 +90,9 @@ class Workspace:
         lora = self.lora or (LoraSettings(rank=rank) if rank else None)
         work, masks = self._select(method, work, request, lora)
         whole_again = None
-        if self.divide:
+        if self.divide or self.deepspeed is not None:
             self._check_divisible(method, controls, lora, settings)
+        if self.divide:
             whole_again = work.clone()
             divide(work, self.divide)
         task = UnlearnTask(
@@ -107,7 +110,8 @@ class Workspace:
         if rough := {str(p.dtype) for p in trainable(work.model).values()} - {"torch.float32"}:
             what = f"{' and '.join(sorted(rough))} weights are trained, small steps round away"
             say(f"{method.name}: {what}. Set dtype: float32")
-        loop = Loop(
+        kind: Any = Loop if self.deepspeed is None else partial(_zero_loop, config=self.deepspeed)
+        loop = kind(
             work, task, settings, folder=self.folder, controls=controls,
             name=f"unlearning ({method.name})", state=task.state, own_step=getattr(method, "step", None),
             transforms=self.transforms, masks=masks,
@@ -199,6 +203,12 @@ class Workspace:
             raise ExpungeError(
                 "training ran, but no weight moved. Raise lr, or keep fp32 master weights (dtype: float32)"
             )
+
+
+def _zero_loop(*args: Any, **more: Any) -> Loop:
+    from expunge.training.zero import ZeroLoop
+
+    return ZeroLoop(*args, **more)
 
 
 def _samples(
