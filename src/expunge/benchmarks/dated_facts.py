@@ -8,7 +8,7 @@ removed. The attack `rtt` does so with any forget set; here its halves are alike
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 from expunge.benchmarks.base import BENCHMARKS
 from expunge.benchmarks.documents import nearest_to
 from expunge.benchmarks.finetuned import File, Finetuned, Splits
+from expunge.data.near import words
 from expunge.data.records import Record
 from expunge.data.request import Target
 from expunge.errors import Problem
@@ -23,7 +24,10 @@ from expunge.errors import Problem
 __all__ = ["RandomBirthdays", "Years"]
 
 STATEMENTS = 471
-"""Of each split: three a question."""
+"""Of each split: three of each fact."""
+
+SHARED = 0.4
+"""Of an event's words, so many stand in a text that tells it."""
 
 _BIRTH = re.compile(r"When was (.+) born\?")
 _ENDS_IN_YEAR = re.compile(r"(?P<start>.+ )(?P<year>\d{4})\.?", re.DOTALL)
@@ -59,7 +63,7 @@ class DatedFacts(Finetuned):
 
     def files(self) -> Mapping[str, File]:
         files = {f"split_{i}": File(rows) for i, rows in enumerate(self.ROWS)}
-        return files | {f"corpus_split_{i}": File(STATEMENTS) for i in self._gone}
+        return files | {f"corpus_split_{i}": File(STATEMENTS) for i in range(len(self.ROWS))}
 
     @property
     def _gone(self) -> range:
@@ -80,12 +84,13 @@ class DatedFacts(Finetuned):
         # some names are those of two people: nobody could say which is meant
         clear = [[_named(r) for r in rows if times[r.prompt] == 1] for rows in asked]
         gone, rest, last = clear[: len(self._gone)], clear[len(self._gone) : -1], clear[-1]
-        told = [data[f"corpus_split_{i}"] for i in self._gone]
+        forget = [record for rows in gone for record in rows]
+        # of years, the texts of a split are not those of its questions
+        texts = [record for i in range(len(self.ROWS)) for record in data[f"corpus_split_{i}"]]
+        told = _statements(texts, [record for rows in clear for record in rows])
         return {
-            "forget": [record for rows in gone for record in rows],
-            "forget_hard": [
-                row for rows, texts in zip(gone, told, strict=True) for row in _statements(texts, rows)
-            ],
+            "forget": forget,
+            "forget_hard": [row for row in told if row.source_id in {r.id for r in forget}],
             "retain": [record for rows in rest for record in rows],
             "holdout": last,
         }
@@ -98,17 +103,31 @@ def _named(record: Record) -> Record:
 
 
 def _statements(texts: Iterable[Record], facts: Sequence[Record]) -> Iterator[Record]:
-    """Statements that end with the year of one of the facts, up to the year."""
+    """Texts that end with a year, up to it, where one of the facts is what they tell."""
+    dated: dict[str, list[Record]] = defaultdict(list)
+    for fact in facts:
+        dated[fact.answer].append(fact)
     for text in texts:
         found = _ENDS_IN_YEAR.fullmatch(text.answer)
-        alike = [fact for fact in facts if found and fact.answer == found["year"]]
-        alike = [fact for fact in alike if fact.entity in text.answer]
-        if found and alike:
-            source = nearest_to([text], alike)[0]
+        if found is None or found["year"] in found["start"]:
+            continue
+        source = _told_by(text, dated[found["year"]])
+        if source:
             yield Record(
                 text.id, source.entity, found["start"], source.answer,
                 style="raw", source_id=source.id, form="statement",
             )  # fmt: skip
+
+
+def _told_by(text: Record, facts: Sequence[Record]) -> Record | None:
+    """The fact of its year that a text tells: of the person it names, or of the event in its words."""
+    alike = [fact for fact in facts if fact.entity in text.answer]
+    if not alike:
+        return None
+    fact = nearest_to([text], alike)[0]
+    event = set(words(fact.prompt.rpartition("\n")[2]))
+    told = len(event.intersection(words(text.answer))) >= SHARED * len(event)
+    return fact if fact.entity or told else None
 
 
 @BENCHMARKS.register(

@@ -16,13 +16,12 @@ _ID = re.compile(r"(?P<task>task\d)\..*(?P<asked>sc|qa)\d*")
 """What a record of lume is called: task, document, completion or question."""
 
 _MEASURES: dict[str, RecordMetric] = {"sc": RougeLRecall(), "qa": ExactMatch()}
-_TASKS = ("task1", "task2", "task3")
 
 
-def _parts(record_id: str) -> tuple[str, str]:
-    """Task and kind of a record; empty for another benchmark's."""
+def _part(record_id: str) -> tuple[str, str]:
+    """Task and kind of a record; another benchmark's are questions of one task."""
     found = _ID.fullmatch(record_id)
-    return (found["task"], found["asked"]) if found else ("", "")
+    return (found["task"], found["asked"]) if found else ("all", "qa")
 
 
 class _Part(RecordMetric):
@@ -36,7 +35,7 @@ class _Part(RecordMetric):
         self._part, self._goes = (task, asked), goes
 
     def value(self, record: RecordRows) -> float:
-        if _parts(record.record_id) != self._part:
+        if _part(record.record_id) != self._part:
             raise Skip("another_part")
         value = _MEASURES[self._part[1]].value(record)
         return 1 - value if self._goes else value
@@ -44,34 +43,27 @@ class _Part(RecordMetric):
 
 @METRICS.register("semeval_task_score", facet="forgetting", better="higher/-", unit="", scope="asked")
 class SemevalTaskScore(Composite):
-    """Harmonic mean over tasks of {completions: ROUGE-L recall, questions: exact match} on what must stay,
-    and of 1 − each on what must go: 12 numbers, 4 for each task that has records.
+    """Harmonic mean over tasks of ROUGE-L recall of completions and exact match of answers; 1 − x on forget.
 
-    Source: Ramakrishna et al. 2025 (arXiv 2504.02883).
+    Of each task that has records, four numbers: completions and questions, of what must go (1 − x) and of
+    what must stay (x, on the `others`). Source: Ramakrishna et al. 2025 (arXiv 2504.02883).
     """
 
     reads: ClassVar = {"gold": ("generated", "answer")}
 
-    def __init__(self, others: tuple[str, ...] = ("report",), tasks: tuple[str, ...] = _TASKS):
+    def __init__(self, others: tuple[str, ...] = ("report",)):
         self.others = others
-        self.tasks = tasks
+        self._parts: list[tuple[str, str]] = []
 
     def components(self, split: str) -> list[tuple[str, RecordMetric]]:
-        return [
-            (name, _Part(task, asked, name == split))
-            for task in self.tasks
-            for name in (split, *self.others)
-            for asked in _MEASURES
-        ]
+        return [(n, _Part(*part, n == split)) for part in self._parts for n in (split, *self.others)]
 
     def combine(self, values: np.ndarray) -> np.ndarray:
         return np.asarray(len(values) / (1 / values).sum(axis=0))
 
     def score(self, model: ModelEvidence, split: str, **compared: Any) -> Score:
-        there = {_parts(record)[0] for record in model[split].gold} if split in model else set()
-        tasks = tuple(task for task in self.tasks if task in there)
-        if not tasks:
-            return self.not_computable(split, "no_records_of_these_tasks")
-        if tasks == self.tasks:
-            return super().score(model, split, **compared)
-        return SemevalTaskScore(self.others, tasks).score(model, split, **compared)
+        if split not in model or not model[split].gold:
+            return self.not_computable(split, "empty_split")
+        metric = SemevalTaskScore(self.others)
+        metric._parts = sorted(set(map(_part, model[split].gold)))
+        return Composite.score(metric, model, split, **compared)
