@@ -1,11 +1,13 @@
 from collections import Counter
 
+import numpy as np
 import pytest
 from published import benchmark, counts, needs, row
 
 from expunge.benchmarks.lume import Lume
 from expunge.data.checks import check_request
 from expunge.errors import ConfigError, DataError
+from expunge.evidence import Evidence, Row
 
 pytestmark = needs("lume")
 
@@ -81,3 +83,31 @@ def test_there_is_no_copy_on_the_hub(monkeypatch):
     monkeypatch.delenv("EXPUNGE_LUME", raising=False)
     with pytest.raises(DataError, match="forget: is not on the hub"):
         Lume.from_part("task2").request()
+
+
+def test_the_task_score_reads_what_was_generated_for_every_task():
+    made = Lume.from_part("all", folder=lume().folder, validation=True)
+    request = made.request()
+    none = np.zeros(1, dtype=np.float32)
+
+    def model(knows_forget: bool, knows_report: bool) -> dict[str, Evidence]:
+        told = {"forget": knows_forget, "report": knows_report}
+        return {
+            split: Evidence(
+                split,
+                [
+                    Row(
+                        r.id, split, r.entity, "gold", none, none == 0, none.astype(np.int32), none, none + 1,
+                        False, False, 3, 5, 5, 64, answer=r.answer, generated=r.answer if knows else "nobody",
+                    )
+                    for r in request[split]
+                ],
+            )
+            for split, knows in told.items()
+        }  # fmt: skip
+
+    score = made.task_score(model(False, True))
+    assert score.value == pytest.approx(1)
+    assert len(score.details["components"]) == 12
+    assert made.task_score(model(True, True)).value == 0
+    assert made.task_score(model(False, False)).value == 0

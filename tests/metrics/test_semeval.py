@@ -4,6 +4,7 @@ import pytest
 from made_evidence import forget, row
 
 from expunge.metrics import compute
+from expunge.metrics.semeval import SemevalTaskScore
 
 
 def told(record, answer, generated, split="forget"):
@@ -40,7 +41,7 @@ def model(task="task2", completion="green lamp by the sea", answer="no"):
 
 
 def test_task_score_is_the_harmonic_mean_of_four():
-    score = compute("semeval_task_score", model(), "forget")
+    score = compute(SemevalTaskScore(), model(), "forget")
     assert score.details["components"] == {
         "forget.task2_sc": 0.5, "forget.task2_qa": 0.5, "report.task2_sc": 1.0, "report.task2_qa": 0.5,
     }  # fmt: skip
@@ -52,19 +53,19 @@ def test_each_task_with_records_counts():
     both = model("task1")
     for split, evidence in model("task3", answer="yes").items():
         both[split] = forget(*both[split], *evidence, split=split)[split]
-    score = compute("semeval_task_score", both, "forget")
+    score = compute(SemevalTaskScore(), both, "forget")
     assert len(score.details["components"]) == 8
     assert score.value == pytest.approx(8 / (2 + 2 + 1 + 2 + 2 + 2 + 1 + 1))
 
 
 def test_one_part_at_zero_makes_it_zero():
-    score = compute("semeval_task_score", model(completion="nothing"), "forget")
+    score = compute(SemevalTaskScore(), model(completion="nothing"), "forget")
     assert score.value == 0
     assert score.details["zero_components"] == ["report.task2_sc"]
 
 
 def test_other_benchmarks_are_questions_of_one_task():
     other = forget(told("r", "Tarn", "Lund")) | forget(told("s", "Lund", "Lund"), split="report")
-    score = compute("semeval_task_score", other, "forget")
+    score = compute(SemevalTaskScore(), other, "forget")
     assert score.details["components"] == {"forget.all_qa": 1.0, "report.all_qa": 1.0}
     assert score.value == 1

@@ -17,6 +17,8 @@ from expunge.data.findings import Findings
 from expunge.data.records import Record
 from expunge.data.request import Target
 from expunge.errors import Problem, nearest
+from expunge.metrics.base import ModelEvidence, Score
+from expunge.metrics.semeval import SemevalTaskScore
 
 __all__ = ["Lume"]
 
@@ -42,6 +44,7 @@ class Lume(Finetuned):
 
     `validation`: the small sets of SemEval instead of all. `hard`: what no method sees and forget_hard asks,
     "qa" (questions) or "sc" (sentence completion); default: both are to be forgotten, as in the paper.
+    `task_score` scores any model's evidence as SemEval did.
     """
 
     validation: bool = False
@@ -49,7 +52,6 @@ class Lume(Finetuned):
 
     PARTS: ClassVar[Sequence[str]] = ("all", "task1", "task2", "task3")
     METRICS: ClassVar[Sequence[tuple[str, str]]] = (
-        ("semeval_task_score", "forget"),
         *(
             (name, s)
             for s in ("forget", "forget_hard", "report")
@@ -120,3 +122,7 @@ class Lume(Finetuned):
                 yield replace(plain, style="question")
             else:
                 yield replace(plain, prompt=f"{row.prompt} ")  # the document goes on after a blank
+
+    def task_score(self, model: ModelEvidence) -> Score:
+        """SemEval's task score, from what the model generates for forget and report."""
+        return SemevalTaskScore().score(model, "forget", seed=self.seed)

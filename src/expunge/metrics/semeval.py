@@ -1,4 +1,8 @@
-"""The task score of SemEval 2025 task 4: completions and answers, of what must go and of what must stay."""
+"""The task score of SemEval 2025 task 4: completions and answers, of what must go and of what must stay.
+
+It folds forgetting and utility into one number, so it is no registered metric and stands in no report: a
+model that knows all and one that knows nothing score 0 alike.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from expunge.metrics.base import METRICS, ModelEvidence, RecordMetric, RecordRows, Score, Skip
+from expunge.metrics.base import ModelEvidence, RecordMetric, RecordRows, Score, Skip
 from expunge.metrics.composite import Composite
 from expunge.metrics.exact_match import ExactMatch
 from expunge.metrics.rouge import RougeLRecall
+
+__all__ = ["SemevalTaskScore"]
 
 _ID = re.compile(r"(?P<task>task\d)\..*(?P<asked>sc|qa)\d*")
 """What a record of lume is called: task, document, completion or question."""
@@ -41,7 +47,6 @@ class _Part(RecordMetric):
         return 1 - value if self._goes else value
 
 
-@METRICS.register("semeval_task_score", facet="forgetting", better="higher/-", unit="", scope="asked")
 class SemevalTaskScore(Composite):
     """Harmonic mean over tasks of ROUGE-L recall of completions and exact match of answers; 1 − x on forget.
 
@@ -49,6 +54,8 @@ class SemevalTaskScore(Composite):
     what must stay (x, on the `others`). Source: Ramakrishna et al. 2025 (arXiv 2504.02883).
     """
 
+    name = "semeval_task_score"
+    direction = "higher"
     reads: ClassVar = {"gold": ("generated", "answer")}
 
     def __init__(self, others: tuple[str, ...] = ("report",)):
