@@ -100,7 +100,7 @@ class Stereotype(Scenario):
 
     BUILDS: ClassVar[Mapping[str, Build]] = {
         "tiny": Build(hidden=64, mlp=256, batch=8, epochs=60, first=10),
-        "small": Build(hidden=128, mlp=512, batch=32, epochs=40),
+        "small": Build(hidden=128, mlp=512, batch=32, epochs=40, first=9),
     }
     SHAPES: ClassVar[Mapping[str, Shape]] = {"tiny": Shape(6, 8), "small": Shape(10, 12)}
     TARGET: ClassVar[Target] = Target("attribute", "erase_influence")
