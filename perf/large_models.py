@@ -216,7 +216,8 @@ def page(found: list[dict[str, Any]], where: dict[str, Any]) -> str:
     return PAGE.format(
         **where, rows=ROWS, measured=_table(rows), memory=_table(memory), time=_table(times), rank=RANK,
         tokens=TOKENS, answers=ANSWERS, forget=FORGET, retain=RETAIN, length=LENGTH, epochs=EPOCHS,
-        share=SHARE, peak=GPU / 1e12, pair=8 * largest / 1e9, whole=2 * largest / 1e9, disk=4 * 2 * largest / 1e9,
+        share=SHARE, peak=GPU / 1e12, pair=8 * largest / 1e9, whole=2 * largest / 1e9,
+        disk=4 * 2 * largest / 1e9,
     )  # fmt: skip
 
 
