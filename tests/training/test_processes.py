@@ -18,6 +18,8 @@ from expunge import ranks
 from expunge.errors import InputError
 from expunge.runs.processes import in_force
 from expunge.runs.reading import make_recipe
+from expunge.training import TrainSettings
+from expunge.training.zero import read_config
 from tiny_world import command, inside, write_recipe
 
 TESTS = Path(__file__).parents[1]
@@ -218,25 +220,57 @@ def test_what_rank_0_does_alone_reaches_all(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A folder with the run of one process."""
+    folder = tmp_path_factory.mktemp("world")
+    with inside(folder):
+        write_recipe(folder / "one.yaml", output="one/run", **SHORT)
+        assert command("run", "one.yaml").code == 0
+        yield folder
+
+
+SHORT = {"method": "npo", "audit": "none", "bar": {"keep": 0.8}, "max_new_tokens": 12}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_a_whole_run_says_what_one_process_says(tmp_path, strategy):
-    with inside(tmp_path):
-        more = {"method": "npo", "audit": ["rtt"], "bar": {"keep": 0.8}}
-        write_recipe(tmp_path / "one.yaml", output="one/run", **more)
-        write_recipe(tmp_path / "two.yaml", output="two/run", **more, strategy=strategy)
-        assert command("run", "one.yaml").code == 0
-        done = launch("-m", "expunge", "run", "two.yaml", cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        cards = [json.loads((tmp_path / f"{name}/run/scorecard.json").read_text()) for name in ("one", "two")]
-        assert done.stderr.count("[8/8] report") == 1
-        assert not list((tmp_path / "two").rglob("*.tmp"))
+def test_a_whole_run_says_what_one_process_says(whole, strategy):
+    more = SHORT | ({"audit": ["rtt"]} if strategy == "ddp" else {})  # an attack that trains
+    write_recipe(whole / "two.yaml", output=f"{strategy}/run", **more, strategy=strategy)
+    done = launch("-m", "expunge", "run", "two.yaml", cwd=whole)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("[8/8] report") == 1
+    assert not list((whole / strategy).rglob("*.tmp"))
+    cards = [json.loads((whole / f"{name}/run/scorecard.json").read_text()) for name in ("one", strategy)]
     one, two = ({(s["metric"], s["split"], s["model"]): s for s in card["scores"]} for card in cards)
-    assert one.keys() == two.keys()
     with_interval = [(one[key], two[key]) for key in one if one[key]["low"] is not None]
     assert len(with_interval) > 10
     for ours, theirs in with_interval:
         assert ours["low"] - 1e-6 <= theirs["value"] <= ours["high"] + 1e-6, ours
         assert theirs["low"] - 1e-6 <= ours["value"] <= theirs["high"] + 1e-6, ours
-    assert cards[1]["provenance"]["processes"] == 2
-    assert cards[1]["provenance"]["strategy"] == strategy
+    assert bool(cards[1]["attacks"]) == (strategy == "ddp")
+    assert (cards[1]["provenance"]["processes"], cards[1]["provenance"]["strategy"]) == (2, strategy)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("{", "cannot be read"),
+        ('{"optimizer": {"type": "Adam"}}', "optimizer of .* does not go"),
+        ('{"fp16": {"enabled": true}}', "train.bf16"),
+        ("{}", "strategy: ddp"),
+        ('{"zero_optimization": {"stage": 3}}', "strategy: fsdp2"),
+    ],
+)
+def test_a_deepspeed_configuration_says_nothing_the_recipe_says(tmp_path, text, word):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(InputError, match=word):
+        read_config(tmp_path / "config.json", TrainSettings())
+
+
+def test_a_deepspeed_configuration_gets_what_the_recipe_says(tmp_path):
+    (tmp_path / "config.json").write_text('{"zero_optimization": {"stage": 2}}')
+    made = read_config(tmp_path / "config.json", TrainSettings(max_grad_norm=0.5))
+    assert made["zero_optimization"] == {"stage": 2}
+    assert made["gradient_clipping"] == 0.5

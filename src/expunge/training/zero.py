@@ -1,4 +1,4 @@
-"""The loop with a DeepSpeed engine (ZeRO, stages 0 to 2) in the optimizer's place.
+"""The loop with a DeepSpeed engine (ZeRO, stages 1 and 2) in the optimizer's place.
 
 DeepSpeed divides gradients and moments, may keep them in host memory, and clips; the weights stay whole.
 Its checkpoints are pickled, so none is written: a training that was cut off begins again.
@@ -34,11 +34,14 @@ def read_config(path: str | Path, settings: TrainSettings) -> dict[str, Any]:
         "optimizer": "optimizer" in config,
         "scheduler": "scheduler" in config,
         "fp16": config.get("fp16", {}).get("enabled", False),
-        "zero_optimization.stage: 3": config.get("zero_optimization", {}).get("stage", 0) > 2,
+        "zero_optimization.stage": config.get("zero_optimization", {}).get("stage", 0) not in (1, 2),
     }
-    fixes = {"fp16": "Use train.bf16", "zero_optimization.stage: 3": "Use stage 1 or 2, or strategy: fsdp2"}
+    stages = "It has to be 1 or 2. Whole gradients: strategy: ddp; divided weights: strategy: fsdp2"
+    fixes = {"fp16": "Use train.bf16", "zero_optimization.stage": stages}
     problems = [
-        Problem("deepspeed", f"{path} sets {key}", fixes.get(key, "Take it out: it stands under train"))
+        Problem(
+            "deepspeed", f"{key} of {path} does not go", fixes.get(key, "Take it out: it stands under train")
+        )
         for key, found in wrong.items()
         if found
     ]
@@ -62,7 +65,7 @@ class ZeroLoop(Loop):
         self.engine, self.optimizer, *_ = deepspeed.initialize(
             model=self.subject.model, optimizer=self.optimizer, config=config
         )
-        wanted = config.get("zero_optimization", {}).get("stage", 0)
+        wanted = config["zero_optimization"]["stage"]
         if self.engine.zero_optimization_stage() != wanted or self.engine.world_size != ranks.world():
             raise ExpungeError("strategy: deepspeed is not in force: another stage, or other processes")
         self._joint = True  # the engine sums when all ranks are at their last micro-batch
@@ -79,7 +82,7 @@ class ZeroLoop(Loop):
 
     def _move(self) -> None:
         self.engine.step()
-        self.norm = float(self.engine.get_global_grad_norm() or 0.0)
+        self.norm = float(self.engine.get_global_grad_norm())
         if not math.isfinite(self.norm):
             where = f"{self.name}: step {self.result.steps + 1}"
             raise ExpungeError(f"{where} had a non-finite gradient; nothing is kept")
