@@ -107,7 +107,7 @@ def failed(method: str, seed: int, reason: str, **changes) -> Cell:
 def asked(**changes) -> Asked:
     known = {
         "benchmark": "tofu", "parts": ["forget05"], "methods": list(METHODS), "seeds": list(SEEDS),
-        "taus": list(TAUS), "command": "expunge bench tofu --splits forget05 benchmark.folder=/home/me/tofu",
+        "taus": list(TAUS), "command": "expunge bench tofu --splits forget05 benchmark.folder=/mnt/me/tofu",
     }  # fmt: skip
     return Asked(**{**known, **changes})
 

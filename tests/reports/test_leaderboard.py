@@ -186,7 +186,7 @@ def test_page_holds_nothing_from_elsewhere_and_no_path(full):
     for path in files.values():
         text = path.read_text(encoding="utf-8")
         assert "secret" not in text
-        assert "/home/me" not in text
+        assert "/mnt/me" not in text
         assert "benchmark.folder=…/tofu" in text
     assert "<img" not in files["leaderboard.md"].read_text(encoding="utf-8")
 

@@ -73,7 +73,7 @@ def head(cells: Sequence[Cell], asked: Sequence[Asked], found: Sequence[Board]) 
 def without_paths(text: str) -> str:
     """Absolute paths cut to their last name: where things lie on a machine is nobody's business.
 
-    >>> without_paths("expunge bench tofu benchmark.folder=/home/me/data/tofu --jobs 2")
+    >>> without_paths("expunge bench tofu benchmark.folder=/mnt/me/data/tofu --jobs 2")
     'expunge bench tofu benchmark.folder=…/tofu --jobs 2'
     """
     return re.sub(r"(?<![\w./…<])/(?:[^\s/=,'\"]+/)*(?=[^\s/=,'\"])", "…/", text)
