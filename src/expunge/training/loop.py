@@ -7,9 +7,7 @@ Why not transformers.Trainer: docs/decisions/0001-training-loop.md.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,13 +22,14 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from expunge import ranks
-from expunge.errors import ExpungeError, require
+from expunge.errors import ExpungeError
 from expunge.progress import say, track
 from expunge.stats import seed_from
 from expunge.subjects.subject import Subject
 from expunge.training.checkpoint import load_checkpoint, save_checkpoint, trainable
 from expunge.training.hooks import TrainingControl
 from expunge.training.interrupt import clean_stop
+from expunge.training.journal import journal
 from expunge.training.optimizers import make_optimizer
 from expunge.training.settings import TrainSettings
 from expunge.training.sharding import divided, whole
@@ -118,7 +117,6 @@ class Loop:
         self._divided = divided(self.parameters)
         self._joint = self._divided  # a backward pass needs every rank, and sums
         self._kept: dict[str, Tensor] = {}  # what the transforms keep between steps
-        self._trackers: Any = None
 
     def run(self) -> FitResult:
         """All steps from where the checkpoint left off; then the controls have the last word."""
@@ -127,8 +125,8 @@ class Loop:
             self._check_disk()
         for control in self.controls:
             control.begin(self.subject)
-        with self._mode(), self._log(start) as log:
-            self._steps(start, log)
+        with self._mode(), journal(self.folder, self.settings, self.result.history, start) as write:
+            self._steps(start, write)
         for control in self.controls:
             note = control.finish(self.subject)
             if note:
@@ -136,7 +134,7 @@ class Loop:
         self._check_in_step()
         return self.result
 
-    def _steps(self, start: int, log: Any) -> None:
+    def _steps(self, start: int, write: Callable[[dict[str, Any]], None]) -> None:
         total = self.task.num_steps
         saved = time.monotonic()
         began = saved - self.result.seconds
@@ -153,7 +151,7 @@ class Loop:
                 self.result.steps, self.result.seconds = step + 1, time.monotonic() - began
                 ended = self._after_step(entry)
                 if (step + 1) % self.settings.log_every == 0 or step + 1 == total or ended:
-                    self._write(log, entry)
+                    write(entry)
                 advance(1, note=" ".join(f"{k} {v:.3g}" for k, v in entry["terms"].items()))
                 if ended:
                     self.result.status = "stopped"
@@ -352,45 +350,7 @@ class Loop:
             if any(other != sums for other in ranks.gather(sums)):
                 raise ExpungeError(f"{self.name}: the ranks ended with different weights, none is kept")
 
-    # Log, checkpoint, resume ------------------------------------------------------------------------
-
-    @contextmanager
-    def _log(self, start: int) -> Iterator[Any]:
-        if self.folder is None or not ranks.is_first():
-            yield None
-            return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "log.jsonl"
-        self.result.history = [e for e in _read_log(path) if e["step"] <= start]
-        temporary = path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(e) + "\n" for e in self.result.history), encoding="utf-8")
-        os.replace(temporary, path)
-        if self.settings.report_to:
-            self._trackers = self._start_trackers(self.folder)
-        with path.open("a", encoding="utf-8") as file:
-            yield file
-        if self._trackers is not None:
-            self._trackers.end_training()
-
-    def _start_trackers(self, folder: Path) -> Any:
-        from accelerate import Accelerator
-
-        for tracker in self.settings.report_to:
-            require(tracker, why=f"report_to: {tracker}")
-        trackers = Accelerator(log_with=self.settings.report_to, project_dir=str(folder))
-        config = self.settings.model_dump(exclude={"report_to", "betas"}, exclude_none=True)
-        trackers.init_trackers("expunge", config=config)
-        return trackers
-
-    def _write(self, log: Any, entry: dict[str, Any]) -> None:
-        self.result.history.append(entry)
-        if log is not None:
-            log.write(json.dumps(entry) + "\n")
-            log.flush()
-        if self._trackers is not None:
-            self._trackers.log(
-                {**entry["terms"], "lr": entry["lr"], "grad_norm": entry["grad_norm"]}, step=entry["step"]
-            )
+    # Checkpoint, resume -----------------------------------------------------------------------------
 
     def _save(self) -> None:
         if self.folder is None or not (ranks.is_first() or self._divided):
@@ -453,15 +413,3 @@ def check_gradients(subject: Subject) -> None:
             f"no gradient arrives at {len(deaf)} of {len(groups)} trained parts ({', '.join(deaf[:3])}). "
             "The loss does not reach them: check adapter, selection and retain loss"
         )
-
-
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            entries.append(json.loads(line))
-        except json.JSONDecodeError:  # a line cut off by a kill
-            break
-    return entries
