@@ -27,7 +27,7 @@ def forgetting(method: str, values, **changes):
 @pytest.fixture(scope="module")
 def full(tmp_path_factory):
     """The page of a whole bench, with a cell that failed in a hostile way and one that is missing."""
-    hostile = "<script>alert(1)</script><img src=x onerror=alert(1)> /root/secret/place/log.txt"
+    hostile = "<script>alert(1)</script><img src=x onerror=alert(1)> /srv/secret/place/log.txt"
     cells = [c for c in made.bench() if (c.method, c.seed) != ("idk", 1)]
     cells.append(made.failed("<b>own</b>", 0, hostile))
     cells += [made.cell("npo", seed).model_copy(update={"method": "<i>drawn</i>"}) for seed in made.SEEDS]
