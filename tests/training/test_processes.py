@@ -27,7 +27,7 @@ OWN_TRAINING = {"whp", "repselect"}
 """They train a model inside a step or before: its rounding is in the gradient too."""
 
 
-def launch(*args, processes=2, cwd=None, timeout=300):
+def launch(*args, processes=2, cwd=None, timeout=570):
     """torchrun on this machine, on a port of its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
