@@ -449,27 +449,26 @@ def main() -> None:
     try:
         ranks.join()
         code = app(standalone_mode=False)  # what typer.Exit said, 130 after Ctrl-C
-        ranks.leave()
+        if code == 130 and ranks.is_first():
+            typer.echo("stopped; run the same command again to go on", err=True)
+        ranks.leave(code if isinstance(code, int) else 0)
     except ExpungeError as error:
         if ranks.first_to_fail():
             _complain(error)
-        sys.exit(error.exit_code)
+        ranks.leave(error.exit_code)
     except typer.Abort:
-        sys.exit(1)
+        ranks.leave(1)
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # typer's usage errors
             if message := error.format_message():  # none where the help was shown instead
                 typer.echo(f"error: {message}", err=True)
-            sys.exit(2)
+            ranks.leave(2)
         if os.environ.get("EXPUNGE_DEBUG"):
             raise
         fault = "This is a fault of expunge. EXPUNGE_DEBUG=1 shows where."
         if ranks.first_to_fail():
             typer.echo(f"error: {type(error).__name__}: {error}\n{fault}", err=True)
-        sys.exit(1)
-    if code == 130 and ranks.is_first():
-        typer.echo("stopped; run the same command again to go on", err=True)
-    sys.exit(code if isinstance(code, int) else 0)
+        ranks.leave(1)
 
 
 def _complain(error: ExpungeError) -> None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import pickle
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from expunge.errors import ConfigError, ExpungeError, Problem
 
@@ -35,6 +36,9 @@ TIMEOUT = timedelta(minutes=30)
 
 BUCKET = 2**24
 """Elements that are summed over the ranks at once."""
+
+TOGETHER = (0, 130)
+"""Exit codes of a job that all ranks end at one time: it went well, or Ctrl-C stopped it."""
 
 SCALES = ("single", "ddp", "fsdp")
 """What a method's card says: one process, a copy of the weights in each, weights divided over them."""
@@ -73,15 +77,20 @@ def join() -> None:
     _store = dist.PrefixStore("expunge", store)
 
 
-def leave() -> None:
-    """The end of a job that went well."""
+def leave(code: int = 0) -> NoReturn:
+    """End this process with an exit code; with one of `TOGETHER` when every rank has come here."""
     global _store
-    if _store is not None:
+    if launched() == 1:
+        sys.exit(code)
+    if code in TOGETHER and _store is not None:
         import torch.distributed as dist
 
         barrier()
         dist.destroy_process_group()
         _store = None
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a thread of gloo's that still holds a tensor would abort a normal exit
 
 
 def world() -> int:
