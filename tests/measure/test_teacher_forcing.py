@@ -1,6 +1,7 @@
 """One packed pass in fp32 gives what slow float64 computations give, one record at a time."""
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -153,13 +154,13 @@ def test_evidence_does_not_depend_on_batches_order_or_padding(family, monkeypatc
     )
 
 
-def test_batches_shrink_with_the_vocabulary():
-    subject = make_subject()
-    assert batch_tokens(subject) == 16_384
-    subject.model.config.vocab_size = 2**15
-    assert batch_tokens(subject) == 2**11
-    subject.model.config.vocab_size = 2**20
-    assert batch_tokens(subject) == 1024
+@pytest.mark.parametrize(
+    ("device", "vocabulary", "tokens"),
+    [("cuda", 2**9, 16_384), ("cuda", 2**15, 2**11), ("cuda", 2**20, 1_024),
+     ("cpu", 2**9, 2_048), ("cpu", 2**20, 1_024)],
+)  # fmt: skip
+def test_batches_shrink_with_the_vocabulary(device, vocabulary, tokens):
+    assert batch_tokens(SimpleNamespace(device=torch.device(device), vocab_size=vocabulary)) == tokens
 
 
 # Token scores ----------------------------------------------------------------------------------------
