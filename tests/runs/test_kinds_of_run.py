@@ -10,6 +10,7 @@ from unittest.mock import patch
 import pytest
 
 import expunge
+from expunge.controls.bar import Probe
 from expunge.errors import BarMissed, ConfigError
 from expunge.runs.stages import read_splits
 from tiny_world import recipe, rows, write_rows
@@ -37,6 +38,17 @@ def test_a_forget_set_nobody_knows_is_named_and_the_run_finishes(world, capsys):
 def test_a_forget_set_it_does_know_is_not_so_named(world):
     card = expunge.run(recipe(audit=[], output="runs/known")).scorecard
     assert not any("not_known" in warning for warning in card.warnings)
+
+
+def test_no_mix_is_asked_about_calibration_twice(world, monkeypatch):
+    asked, ask = [], Probe.__call__
+    monkeypatch.setattr(Probe, "__call__", lambda self, subject: asked.append(self) or ask(self, subject))
+    made = recipe(audit=[], output="runs/asked")
+    card = expunge.run(made).scorecard
+    calibration = asked[-1]
+    probed = {alpha for alpha, _, _ in card.control[0].probes}
+    shown = {point.alpha for point in card.alpha_curve}
+    assert asked.count(calibration) == len(probed | shown)
 
 
 def test_without_an_oracle_the_holdout_is_the_placebo(world):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +26,7 @@ from expunge.measure import EvidencePlan, take_evidence
 from expunge.measure.annotators import annotators_of, described
 from expunge.methods import make_method
 from expunge.metrics import make_metric
+from expunge.metrics.base import Score
 from expunge.runs.folder import write_json
 from expunge.runs.models import Shelf, model_facts
 from expunge.runs.prepare import Job
@@ -210,9 +211,9 @@ def control(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
         marks = {"original": live.fingerprint(), "unlearned": unlearned.fingerprint()}
         adapter = Path(shelf.places["unlearned"]).parent / "training" / "adapter"
         path = path_of(live, unlearned, folder / "work", adapter)
-        made = _calibrate(
-            job, path, Probe(live, job.request["calibration"], bar.metric), bar, original, marks
-        )
+        probe = Probe(live, job.request["calibration"], bar.metric)
+        measure = cache(lambda alpha: probe(path.at(alpha)))
+        made = _calibrate(job, path, measure, bar, original, marks)
         subject = path.settled(made["alpha"])
     if ranks.is_first():
         write_json(folder / "control.json", made)
@@ -229,7 +230,7 @@ def control(folder: Path, job: Job, shelf: Shelf, original: Mapping[str, Evidenc
 def _calibrate(
     job: Job,
     path: ModelPath,
-    probe: Probe,
+    measure: Callable[[float], Score],
     bar: Bar,
     original: Mapping[str, Evidence],
     marks: Mapping[str, str],
@@ -241,7 +242,7 @@ def _calibrate(
     alpha, grid, records, sweep = fixed.alpha if fixed else 1.0, 8, [], []
     if uwc is not None:
         entities = original["calibration"].entities(bar.original.per_record)
-        found = uwc.calibrate(bar, lambda a: probe(path.at(a)), entities, seed=job.recipe.seed)
+        found = uwc.calibrate(bar, measure, entities, seed=job.recipe.seed)
         alpha, grid, sweep = found.found[bar.keep].alpha, uwc.grid, _sweep(found)
         common = {
             "calibration_fingerprint": fingerprint_records(job.request["calibration"]),
@@ -250,8 +251,8 @@ def _calibrate(
             "dtype": job.recipe.dtype,
         }
         records = [{**_record(found, bar), **common}]
-    curve, sweep = _curve(job, path, probe, bar, grid, sweep)
-    met = bar.met_by(probe(path.at(alpha)).value)
+    curve, sweep = _curve(job, path, measure, bar, grid, sweep)
+    met = bar.met_by(measure(alpha).value)
     about = {"alpha": alpha, "metric": bar.metric.name, "bar": bar.value, "met": met}
     return {**about, "records": records, "curve": curve, "sweep": sweep}
 
@@ -288,7 +289,12 @@ def _sweep(calibration: Calibration) -> list[dict[str, Any]]:
 
 
 def _curve(
-    job: Job, path: ModelPath, probe: Probe, bar: Bar, grid: int, sweep: Sequence[Mapping[str, Any]]
+    job: Job,
+    path: ModelPath,
+    measure: Callable[[float], Score],
+    bar: Bar,
+    grid: int,
+    sweep: Sequence[Mapping[str, Any]],
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The bar's metric on calibration and CURVE_SPLITS along α, and the τ sweep filled from it."""
     splits = {split: job.request[split] for split in CURVE_SPLITS if split in job.request}
@@ -297,10 +303,9 @@ def _curve(
     points: list[dict[str, Any]] = []
     at: dict[float, dict[str, float | None]] = {}
     for alpha in sorted({g / grid for g in range(grid + 1)} | {row["alpha"] for row in sweep}):
-        subject = path.at(alpha)
-        evidence = take_evidence(subject, splits, plan=plan, name=f"the mix at α = {alpha:.3g}")
+        evidence = take_evidence(path.at(alpha), splits, plan=plan, name=f"the mix at α = {alpha:.3g}")
         scores = [
-            probe(subject),
+            measure(alpha),
             *(metric.score(evidence, split, seed=job.recipe.seed) for split in evidence),
         ]
         at[alpha] = {s.split: s.value for s in scores}
