@@ -28,7 +28,8 @@ INTRODUCTION = """\
 # The controlled leaderboard on TOFU
 
 Real TOFU rows (Maini et al. 2024, arXiv 2401.06121). Written by `python -m perf.tofu_bench_page` from the
-cells of the bench. Rows in italics show a method without control; they are never ranked."""
+cells of the bench. Rows in italics show a method without control; they are never ranked. Methods run as
+they come, with one learning rate and one number of epochs for all: no setting was searched for any."""
 
 READING = f"""\
 The statements are those of published tables for forget05 on Phi-1.5 and Llama-2-7B. A statement *holds*
