@@ -105,6 +105,18 @@ def test_choice_and_yes_no_are_judged():
     assert judge([true, false], {**yes, (false.id, "choice:0"): 2}) == 0
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_question_whose_options_do_not_fit_is_left_out():
+    subject = make_subject()
+    attack = Prompts(templates=("multiple_choice",))
+    (one,) = [o for o in attack.run(subject, Field(REQUEST)) if o.metric == "choice_accuracy"]
+    assert one.values["forget"].keys() == {r.id for r in REQUEST.forget}
+    made = [multiple_choice(r, i, REQUEST.forget, World(REQUEST))[0] for i, r in enumerate(REQUEST.forget)]
+    room = min(subject.encoder.encode(r).num_prompt for r in made)
+    subject.encoder.max_length = room
+    assert not [o for o in attack.run(subject, Field(REQUEST)) if o.values.get("forget")]
+
+
 def test_profiles_templates_and_the_hook():
     assert set(CHOSEN["quick"]) < set(CHOSEN["default"]) < set(CHOSEN["deep"])
     assert set(OPTIONS) < set(CHOSEN["default"])

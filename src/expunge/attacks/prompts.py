@@ -164,8 +164,10 @@ def _options(
         if not rows:
             continue
         evidence = score_sheet(subject, make_sheet(subject.encoder, rows, split, ("choice",)))
-        score = {(row.record_id, row.variant): float(row.logprobs.mean()) for row in evidence}
-        values[split] = {i: judge(options, score) for i, options in made if options}
+        cut = {row.record_id for row in evidence if not len(row.logprobs)}  # the question took all the room
+        score = {(row.record_id, row.variant): row.logprobs.mean() for row in evidence if len(row.logprobs)}
+        asks = {i: options for i, options in made if options and cut.isdisjoint(r.id for r in options)}
+        values[split] = {i: judge(options, score) for i, options in asks.items()}
     if values.get("forget"):
         chance = 1 / NUM_OPTIONS if name == "multiple_choice" else 0.5
         injects = "format and options"
@@ -202,7 +204,7 @@ def yes_no(record: Record, i: int, pool: Sequence[Record], world: World) -> list
     ]
 
 
-def judge(rows: Sequence[Record], score: Mapping[tuple[str, str], float]) -> float:
+def judge(rows: Sequence[Record], score: Mapping[tuple[str, str], np.floating]) -> float:
     """Share of the right choice; ties are shared. Of two statements, the one affirmed more is chosen."""
     if len(rows) == 2:
         affirmed = np.array([score[r.id, "choice:0"] - score[r.id, "choice:1"] for r in rows])
