@@ -6,7 +6,7 @@ A registered thing is one class in one file. Its card is written as literals in 
     @METHODS.register("npo", family="likelihood", ...)
     class NPO: ...
 
-Third-party packages join through an entry point in the group `expunge.<kind>s`, whose value is the module
+Third-party packages join through an entry point in the group `expunge.<kinds>`, whose value is the module
 that holds the decorated class.
 """
 
@@ -64,6 +64,7 @@ class Registry(Generic[T]):
 
     def __init__(self, kind: str, package: str, variable: str):
         self.kind = kind
+        self.group = f"expunge.{kind}{'es' if kind.endswith('s') else 's'}"
         self.package = package
         self.variable = variable
         self._live: dict[str, type[T]] = {}
@@ -142,7 +143,7 @@ class Registry(Generic[T]):
         for file in sorted(folder.rglob("*.py")):
             inner = ".".join(file.relative_to(folder).with_suffix("").parts)
             self._read(file, f"{self.package}.{inner.removesuffix('.__init__')}", found)
-        for entry in importlib.metadata.entry_points(group=f"expunge.{self.kind}s"):
+        for entry in importlib.metadata.entry_points(group=self.group):
             spec = importlib.util.find_spec(entry.module)
             if spec is not None and spec.origin:
                 self._read(Path(spec.origin), entry.module, found)

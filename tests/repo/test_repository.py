@@ -163,6 +163,14 @@ def guest(tmp_path):
     return tmp_path, name
 
 
+def test_every_kind_has_an_entry_point_group_in_the_plural_that_list_uses():
+    from expunge.runs.catalog import KINDS
+
+    assert {name: registry.group for name, registry in KINDS.items()} == {
+        name: f"expunge.{name}" for name in KINDS
+    }
+
+
 def test_contributing_method_is_listed_through_its_entry_point(guest):
     folder, name = guest
     code = (
