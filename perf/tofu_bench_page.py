@@ -22,6 +22,7 @@ from expunge.reports.markdown import escape, table
 from expunge.reports.orderings import FAR_BELOW, NOTHING, Ordering, orderings
 
 PAGE = Path("docs/tofu-leaderboard.md")
+STILL = 0.02
 SHOWN = 6  # findings of one word that are printed with their numbers
 
 INTRODUCTION = """\
@@ -71,6 +72,25 @@ def findings(ordering: Ordering) -> str:
     return f"**{ordering.name}**, {ordering.word}\n\n" + ("\n".join(parts) or "- no such cells")
 
 
+def unmoved(board: Board) -> str:
+    """Methods that left the model as it was in every seed: they hold every bar, and it says nothing."""
+    names = [entry.label for entry in board.entries if entry.finished and all(map(_is_still, entry.finished))]
+    if not names:
+        return ""
+    return (
+        f"Forget and retain within {STILL:.0%} of the original's before control, in every seed: "
+        f"{escape(', '.join(names))}. Whoever moves nothing holds every bar; other settings would tell more."
+    )
+
+
+def _is_still(cell: Cell) -> bool:
+    if cell.original is None or cell.uncontrolled is None:
+        return False
+    before, after = cell.original, cell.uncontrolled
+    pairs = ((before.retain.value, after.retain.value), (before.forget.value, after.forget.value))
+    return all(a is not None and b is not None and abs(a - b) <= STILL * a for a, b in pairs)
+
+
 def section(board: Board) -> list[str]:
     counts = board.counts
     found = orderings(board)
@@ -81,6 +101,7 @@ def section(board: Board) -> list[str]:
         "deviation over seeds.",
         board_table(board),
         unfinished(board),
+        unmoved(board),
         f"### Published orderings on {escape(board.part or board.benchmark)}",
         ordering_rows(found),
         "<details><summary>The numbers behind each</summary>",

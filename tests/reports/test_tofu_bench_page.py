@@ -19,6 +19,16 @@ def test_page_says_command_time_and_which_orderings_hold():
     assert "; turns with idk, npo, rmu" in text
 
 
+def test_a_method_that_moved_nothing_is_named():
+    still = made.scores(made.RETAIN, made.FORGET)
+    cells = [c.model_copy(update={"uncontrolled": still}) if c.method == "rmu" else c for c in made.bench()]
+    told = "Forget and retain within 2% of the original's before control, in every seed: "
+    assert f"{told}rmu. " in page(cells, [made.asked()])
+    one = next(i for i, c in enumerate(cells) if c.method == "rmu")
+    cells[one] = cells[one].model_copy(update={"uncontrolled": made.scores(made.RETAIN, made.FORGET - 0.1)})
+    assert told not in page(cells, [made.asked()])
+
+
 def test_page_escapes_what_a_cell_says():
     text = page([made.failed("<b>x</b>", 0, "<img src=x>")], [])
     assert "<img" not in text
