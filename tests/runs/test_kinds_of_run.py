@@ -43,7 +43,7 @@ def test_a_forget_set_it_does_know_is_not_so_named(world):
 def test_no_mix_is_asked_about_calibration_twice(world, monkeypatch):
     asked, ask = [], Probe.__call__
     monkeypatch.setattr(Probe, "__call__", lambda self, subject: asked.append(self) or ask(self, subject))
-    made = recipe(audit=[], output="runs/asked")
+    made = recipe(audit=[], bar={"keep": 0.93}, output="runs/asked")  # a stage of its own
     card = expunge.run(made).scorecard
     calibration = asked[-1]
     probed = {alpha for alpha, _, _ in card.control[0].probes}
