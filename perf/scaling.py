@@ -114,11 +114,11 @@ def matmul_speed(width: int, inner: int, rows: int = 2048) -> float:
     return 2.0 * rows * width * inner / min(times)
 
 
-def over_processes(counts: Sequence[int]) -> Curve:
+def over_processes(counts: Sequence[int], repeats: int) -> Curve:
     """The same steps and the same scoring pass, divided over processes with a thread each."""
     with tempfile.TemporaryDirectory() as folder:
         save_subject(make_subject(), Path(folder) / "model")
-        return [_spread(folder, count) for count in counts]
+        return in_turn([lambda n=n: _spread(folder, n) for n in counts], repeats)
 
 
 def _spread(folder: str, count: int) -> dict[str, Any]:
@@ -159,8 +159,9 @@ that is not a product.
 
 ## Over processes
 
-`torchrun --nproc-per-node N` on this machine ({cores} cores), the clock's time of {steps} steps and of
-scoring {records} records. Losses and scores are those of one process (tests/training/test_processes.py).
+`torchrun --nproc-per-node N` on this machine ({cores} cores), the clock's time of {steps} steps of
+{spread_batch} + {spread_batch} and of scoring {records} records.
+Losses and scores are those of one process (tests/training/test_processes.py).
 
 | processes | training, s | speed-up | scoring, s | speed-up |
 |---|---|---|---|---|
@@ -195,7 +196,8 @@ def page(forget: Curve, models: Curve, spread: Curve, where: dict[str, Any]) -> 
     tables = {
         name: "\n".join(f"| {' | '.join(map(str, row))} |" for row in part) for name, part in rows.items()
     }
-    return PAGE.format(**where, **tables, batch=BATCH, steps=first["steps"], records=first["records"])
+    told = {name: first[name] for name in ("steps", "records")}
+    return PAGE.format(**where, **tables, **told, batch=BATCH, spread_batch=first["batch"])
 
 
 def _each(p: dict[str, Any], name: str) -> str:
@@ -208,7 +210,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     forget, models = over_forget_set(options.repeats), over_models(options.repeats)
-    text = page(forget, models, over_processes((1, 2)), machine())
+    text = page(forget, models, over_processes((1, 2), options.repeats), machine())
     (ROOT / "docs" / "scaling.md").write_text(text, encoding="utf-8")
     print(text)
 

@@ -39,7 +39,7 @@ def main(folder: Path) -> None:
     ranks.barrier()
     scored = time.perf_counter()
     if ranks.is_first():
-        found = {"processes": ranks.world(), "steps": STEPS, "records": RECORDS,
+        found = {"processes": ranks.world(), "steps": STEPS, "records": RECORDS, "batch": BATCH,
                  "train": trained - began, "score": scored - trained}  # fmt: skip
         (folder / f"{ranks.world()}.json").write_text(json.dumps(found), encoding="utf-8")
     ranks.leave()
