@@ -167,7 +167,8 @@ def _options(
         cut = {row.record_id for row in evidence if not len(row.logprobs)}  # the question took all the room
         score = {(row.record_id, row.variant): row.logprobs.mean() for row in evidence if len(row.logprobs)}
         asks = {i: options for i, options in made if options and cut.isdisjoint(r.id for r in options)}
-        values[split] = {i: judge(options, score) for i, options in asks.items()}
+        if asks:
+            values[split] = {i: judge(options, score) for i, options in asks.items()}
     if values.get("forget"):
         chance = 1 / NUM_OPTIONS if name == "multiple_choice" else 0.5
         injects = "format and options"
